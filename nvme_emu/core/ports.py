@@ -1,0 +1,67 @@
+"""The border between a driver and a device: what each may ask of the other, and nothing more.
+
+The driver room and the controller room never import each other. A transport implements :class:`DevicePort`
+over whatever lies between them (a function call, a socket), and the machine joins the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from nvme_emu.core.memory import HostMemory
+
+__all__ = ["DevicePort", "IrqHandler"]
+
+IrqHandler = Callable[[], None]
+"""Runs in interrupt context: it must not block."""
+
+
+@runtime_checkable
+class DevicePort(Protocol):
+    """A PCI Express NVMe function as its driver sees it (NVM Express PCIe Transport 1.1, clause 3).
+
+    Offsets are bytes within BAR0. Reads of a device that is gone give all ones, as the bus does.
+    """
+
+    @property
+    def memory(self) -> HostMemory:
+        """The address space in which the driver puts queues and data for DMA."""
+        ...
+
+    def read32(self, offset: int) -> int:
+        """Read a 32-bit property."""
+        ...
+
+    def read64(self, offset: int) -> int:
+        """Read a 64-bit property."""
+        ...
+
+    def write32(self, offset: int, value: int) -> None:
+        """Write a 32-bit property."""
+        ...
+
+    def write64(self, offset: int, value: int) -> None:
+        """Write a 64-bit property."""
+        ...
+
+    def ring_sq(self, qid: int, tail: int) -> None:
+        """Write submission queue ``qid``'s tail doorbell. Completions may arrive before this returns."""
+        ...
+
+    def ring_cq(self, qid: int, head: int) -> None:
+        """Write completion queue ``qid``'s head doorbell."""
+        ...
+
+    def connect_irq(self, vector: int, handler: IrqHandler) -> None:
+        """Have ``handler()`` called for each message of an MSI-X vector."""
+        ...
+
+    def mask_irq(self, vector: int, masked: bool) -> None:
+        """Set an MSI-X vector's mask bit; a pending message is sent when the mask is cleared."""
+        ...
+
+    def poll(self) -> int | None:
+        """Let the device do what is due. Gives the time (ns) of its next due work, or None."""
+        ...

@@ -1,0 +1,260 @@
+"""What can be observed: one hub, and one frozen event type for each thing that happens.
+
+Every room emits and none knows a sink. Names follow the kernel's tracepoints where one exists
+(``nvme_setup_cmd``, ``nvme_complete_rq``, ``nvme_sq``, ``nvme_async_event``). Times are nanoseconds on the
+machine's clock: virtual time in a simulation, ``perf_counter_ns`` on threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+__all__ = [
+    "AsyncEvent",
+    "ControllerState",
+    "Doorbell",
+    "Event",
+    "FetchCmd",
+    "Kworker",
+    "NvmeAsyncEvent",
+    "NvmeCompleteRq",
+    "NvmeQueueRq",
+    "NvmeSetupCmd",
+    "NvmeSq",
+    "NvmeState",
+    "NvmeWakeRq",
+    "PostCqe",
+    "RaiseIrq",
+    "RegisterWrite",
+    "Sink",
+    "TraceHub",
+    "as_record",
+]
+
+
+class Event(Protocol):
+    """Any event: a NamedTuple whose first field is ``ts_ns`` and whose class names it."""
+
+    name: ClassVar[str]
+
+    @property
+    def ts_ns(self) -> int: ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+Sink = Callable[[Any], None]
+
+
+# The driver's side -----------------------------------------------------------------------------------
+
+
+class NvmeQueueRq(NamedTuple):
+    """A caller handed a request to the driver (blk-mq's ``block_rq_issue``)."""
+
+    ts_ns: int
+    request: int
+    opcode: int
+    slba: int
+    nlb: int
+    task: str
+
+
+class NvmeSetupCmd(NamedTuple):
+    """The driver built the command of a request (``nvme_setup_cmd``)."""
+
+    ts_ns: int
+    request: int
+    qid: int
+    cid: int
+    opcode: int
+    nsid: int
+    slba: int
+    nlb: int
+
+
+class NvmeSq(NamedTuple):
+    """The driver rang a submission doorbell (``nvme_sq``)."""
+
+    ts_ns: int
+    qid: int
+    tail: int
+    count: int
+
+
+class NvmeCompleteRq(NamedTuple):
+    """The driver took a completion and ended its request (``nvme_complete_rq``)."""
+
+    ts_ns: int
+    request: int
+    qid: int
+    cid: int
+    status: int
+
+
+class NvmeWakeRq(NamedTuple):
+    """A caller that had waited for a request runs again."""
+
+    ts_ns: int
+    request: int
+    task: str
+
+
+class NvmeAsyncEvent(NamedTuple):
+    """The driver received an asynchronous event (``nvme_async_event``)."""
+
+    ts_ns: int
+    result: int
+
+
+class NvmeState(NamedTuple):
+    """The driver's controller state changed (``nvme_change_ctrl_state``)."""
+
+    ts_ns: int
+    old: str
+    new: str
+
+
+# The device's side -----------------------------------------------------------------------------------
+
+
+class FetchCmd(NamedTuple):
+    """The controller fetched a submission queue entry."""
+
+    ts_ns: int
+    sqid: int
+    cid: int
+    opcode: int
+    nsid: int
+    slba: int
+    nlb: int
+
+
+class PostCqe(NamedTuple):
+    """The controller published a completion queue entry; ``status`` is without the phase."""
+
+    ts_ns: int
+    cqid: int
+    sqid: int
+    cid: int
+    status: int
+    sqhd: int
+
+
+class RaiseIrq(NamedTuple):
+    """An interrupt message left the controller."""
+
+    ts_ns: int
+    vector: int
+
+
+class RegisterWrite(NamedTuple):
+    """The host wrote a controller property."""
+
+    ts_ns: int
+    offset: int
+    size: int
+    value: int
+
+
+class Doorbell(NamedTuple):
+    """The controller saw a doorbell write."""
+
+    ts_ns: int
+    qid: int
+    is_cq: bool
+    value: int
+
+
+class AsyncEvent(NamedTuple):
+    """Something happened that an Asynchronous Event Request may report."""
+
+    ts_ns: int
+    event_type: int
+    info: int
+    log_page: int
+
+
+class ControllerState(NamedTuple):
+    """The controller was enabled, became ready, was reset, shut down or failed."""
+
+    ts_ns: int
+    what: str
+
+
+# The worker's side -----------------------------------------------------------------------------------
+
+
+class Kworker(NamedTuple):
+    """An event of the worker room, as its own neutral hook gave it."""
+
+    ts_ns: int
+    what: str
+    args: tuple[Any, ...]
+
+
+_NAMES: dict[type[Any], str] = {
+    NvmeQueueRq: "nvme_queue_rq",
+    NvmeSetupCmd: "nvme_setup_cmd",
+    NvmeSq: "nvme_sq",
+    NvmeCompleteRq: "nvme_complete_rq",
+    NvmeWakeRq: "nvme_wake_rq",
+    NvmeAsyncEvent: "nvme_async_event",
+    NvmeState: "nvme_change_ctrl_state",
+    FetchCmd: "fetch_cmd",
+    PostCqe: "post_cqe",
+    RaiseIrq: "raise_irq",
+    RegisterWrite: "register_write",
+    Doorbell: "doorbell",
+    AsyncEvent: "async_event",
+    ControllerState: "controller_state",
+    Kworker: "kworker",
+}
+# NamedTuple allows no class variable in its body, so the names are put on afterwards.
+for _type, _name in _NAMES.items():
+    _type.name = _name
+
+
+def as_record(event: Any) -> dict[str, Any]:
+    """The event as a JSON-ready mapping: ``ts_ns``, ``event``, then its other fields in order."""
+    fields = event._asdict()
+    return {"ts_ns": fields.pop("ts_ns"), "event": type(event).name, **fields}
+
+
+class TraceHub:
+    """Where events go.
+
+    ``emit`` is None while nobody listens, so that a trace point that is off costs one test. With one sink
+    it *is* that sink; with several it calls each in the order in which they were added.
+    """
+
+    __slots__ = ("_sinks", "emit")
+
+    def __init__(self) -> None:
+        self._sinks: list[Sink] = []
+        self.emit: Sink | None = None
+
+    def add_sink(self, sink: Sink) -> None:
+        """Let ``sink(event)`` see every event from now on."""
+        self._sinks.append(sink)
+        self._choose()
+
+    def remove_sink(self, sink: Sink) -> None:
+        """Stop a sink; ValueError if it was not added."""
+        self._sinks.remove(sink)
+        self._choose()
+
+    def _choose(self) -> None:
+        if not self._sinks:
+            self.emit = None
+        elif len(self._sinks) == 1:
+            self.emit = self._sinks[0]
+        else:
+            sinks = tuple(self._sinks)
+
+            def emit_to_all(event: Any) -> None:
+                for sink in sinks:
+                    sink(event)
+
+            self.emit = emit_to_all
