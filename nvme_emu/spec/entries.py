@@ -1,0 +1,62 @@
+"""Queue entries as construct declares them, with the dtypes of rings (Base 2.1, clauses 4.1 and 4.2)."""
+
+from __future__ import annotations
+
+import struct
+
+from .base import Structure, u8, u16, u32, u64
+from .queues import CQE, CQE_SIZE, SQE, SQE_FLAGS, SQE_SIZE, STATUS_P, Cqe, Sqe
+
+__all__ = ["CQE_DTYPE", "CQE_LAYOUT", "SQE_DTYPE", "SQE_LAYOUT"]
+
+SQE_LAYOUT = Structure(
+    "SQE",
+    SQE_SIZE,
+    "Base 2.1 §4.1",
+    "opcode" / u8 * "Opcode",
+    "flags" / u8 * "Fused Operation and PRP or SGL for Data Transfer",
+    "cid" / u16 * "Command Identifier",
+    "nsid" / u32 * "Namespace Identifier",
+    "cdw2" / u32 * "Command Dword 2",
+    "cdw3" / u32 * "Command Dword 3",
+    "mptr" / u64 * "Metadata Pointer",
+    "prp1" / u64 * "PRP Entry 1",
+    "prp2" / u64 * "PRP Entry 2",
+    "cdw10" / u32 * "Command Dword 10",
+    "cdw11" / u32 * "Command Dword 11",
+    "cdw12" / u32 * "Command Dword 12",
+    "cdw13" / u32 * "Command Dword 13",
+    "cdw14" / u32 * "Command Dword 14",
+    "cdw15" / u32 * "Command Dword 15",
+    bits={"flags": SQE_FLAGS},
+)
+
+CQE_LAYOUT = Structure(
+    "CQE",
+    CQE_SIZE,
+    "Base 2.1 §4.2",
+    "dw0" / u32 * "Command specific result",
+    "dw1" / u32 * "Command specific result",
+    "sqhd" / u16 * "SQ Head Pointer",
+    "sqid" / u16 * "SQ Identifier",
+    "cid" / u16 * "Command Identifier",
+    "status_p" / u16 * "Status field over the Phase Tag",
+    bits={"status_p": STATUS_P},
+)
+
+SQE_DTYPE = SQE_LAYOUT.dtype
+CQE_DTYPE = CQE_LAYOUT.dtype
+
+
+def _assert_same_layout(layout: Structure, scalar: struct.Struct, names: tuple[str, ...]) -> None:
+    """The scalar gait and the column gait agree on the name, offset and size of every field."""
+    assert layout.dtype.names == names, layout
+    offset = 0
+    for (name, at), code in zip(layout.offsets(), scalar.format[1:], strict=True):
+        assert at == offset, f"{layout.name}.{name}"
+        offset += struct.calcsize("<" + code)
+    assert offset == layout.size, layout
+
+
+_assert_same_layout(SQE_LAYOUT, SQE, Sqe._fields)
+_assert_same_layout(CQE_LAYOUT, CQE, Cqe._fields)
