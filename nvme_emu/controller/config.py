@@ -1,0 +1,144 @@
+"""What a controller and its namespaces are made of: frozen values, checked when they are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MAX_NAMESPACES", "ControllerConfig", "NamespaceConfig"]
+
+MAX_NAMESPACES = 1024
+"""A bound of this emulator (an active list is one page of 1024 identifiers), not of the specification."""
+
+_MS = 1_000_000
+
+
+def _check(name: str, value: int, low: int, high: int, why: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r}: must be an integer from {low} to {high} ({why})")
+
+
+def _check_text(name: str, value: str, length: int) -> None:
+    if not value or len(value) > length or not value.isascii() or not value.isprintable():
+        raise ValueError(f"{name}={value!r}: must be 1 to {length} printable ASCII characters (Identify Controller)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamespaceConfig:
+    """One namespace. ``nbytes`` is its size; what is not a whole number of logical blocks is not used."""
+
+    nsid: int = 1
+    nbytes: int = 256 << 20
+    lba_size: int = 512
+
+    def __post_init__(self) -> None:
+        _check("nsid", self.nsid, 1, MAX_NAMESPACES, "Base 2.1, 3.2.1")
+        if self.lba_size not in (512, 4096):
+            raise ValueError(f"lba_size={self.lba_size!r}: this controller formats 512 or 4096 bytes")
+        _check("nbytes", self.nbytes, self.lba_size, 1 << 62, "at least one logical block")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControllerConfig:
+    """Everything that the host can find out about the controller, and the times it takes.
+
+    Log2 values are in the specification's own units: ``mdts`` in powers of two of the minimum page size
+    (0: no limit), ``mpsmin`` and ``mpsmax`` as 2 ** (12 + n) bytes, ``dstrd`` as 2 ** (2 + n) bytes.
+    Counts (``queue_entries_max``, ``io_queues_max``, ``vectors``) count from one.
+    """
+
+    # Who it is (Identify Controller; PCI configuration space)
+    vid: int = 0x1D0F
+    ssvid: int = 0x1D0F
+    device_id: int = 0x4E56
+    sn: str = "NVMEEMU0001"
+    mn: str = "nvme-emu"
+    fr: str = "1.0"
+    ieee_oui: int = 0x02_4E_56
+    cntlid: int = 0
+    subnqn: str = ""
+    seed: int = 0
+
+    # CAP (Base 2.1, 3.1.4.1)
+    queue_entries_max: int = 65536
+    contiguous_queues: bool = True
+    ready_timeout_ms: int = 15_000
+    dstrd: int = 0
+    nssrs: bool = True
+    mpsmin: int = 0
+    mpsmax: int = 4
+
+    # Limits
+    mdts: int = 8
+    io_queues_max: int = 64
+    vectors: int = 65
+    namespaces_max: int = 32
+    wzsl: int = 0
+    dmrl: int = 0
+    dmrsl: int = 0
+    dmsl: int = 0
+    aerl_z: int = 3
+    acl_z: int = 3
+    elpe_z: int = 63
+    rab: int = 6
+    npss_z: int = 0
+    volatile_write_cache: bool = True
+
+    # Times
+    ready_ns: int = 0
+    reset_ns: int = 0
+    shutdown_ns: int = 0
+    rtd3e_us: int = 1_000_000
+    step_commands_max: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("vid", "ssvid", "device_id", "cntlid"):
+            _check(name, getattr(self, name), 0, 0xFFFF, "16 bits")
+        _check("ieee_oui", self.ieee_oui, 0, 0xFFFFFF, "24 bits")
+        _check_text("sn", self.sn, 20)
+        _check_text("mn", self.mn, 40)
+        _check_text("fr", self.fr, 8)
+        if self.subnqn:
+            _check_text("subnqn", self.subnqn, 223)
+        _check("queue_entries_max", self.queue_entries_max, 2, 65536, "CAP.MQES, zero-based, at least 1h")
+        _check("ready_timeout_ms", self.ready_timeout_ms, 500, 127_500, "CAP.TO in 500 ms units")
+        _check("dstrd", self.dstrd, 0, 15, "CAP.DSTRD")
+        _check("mpsmin", self.mpsmin, 0, 15, "CAP.MPSMIN")
+        _check("mpsmax", self.mpsmax, self.mpsmin, 15, "CAP.MPSMAX, not below CAP.MPSMIN")
+        _check("mdts", self.mdts, 0, 20, "Identify Controller MDTS")
+        _check("io_queues_max", self.io_queues_max, 1, 65534, "queue identifiers 1 to FFFEh")
+        _check("vectors", self.vectors, 1, 2048, "MSI-X table size")
+        _check("namespaces_max", self.namespaces_max, 1, MAX_NAMESPACES, "Identify Controller NN")
+        _check("wzsl", self.wzsl, 0, 20, "Write Zeroes Size Limit")
+        _check("dmrl", self.dmrl, 0, 255, "Dataset Management Ranges Limit")
+        _check("dmrsl", self.dmrsl, 0, 0xFFFF_FFFF, "Dataset Management Range Size Limit")
+        _check("dmsl", self.dmsl, 0, 0xFFFF_FFFF_FFFF_FFFF, "Dataset Management Size Limit")
+        for name in ("aerl_z", "acl_z", "elpe_z"):
+            _check(name, getattr(self, name), 0, 255, "zero-based, 8 bits")
+        _check("rab", self.rab, 0, 7, "Recommended Arbitration Burst")
+        _check("npss_z", self.npss_z, 0, 31, "power states, zero-based")
+        for name in ("ready_ns", "reset_ns"):
+            _check(name, getattr(self, name), 0, self.ready_timeout_ms * _MS, "not longer than ready_timeout_ms")
+        _check("shutdown_ns", self.shutdown_ns, 0, self.rtd3e_us * 1000, "not longer than rtd3e_us")
+        _check("rtd3e_us", self.rtd3e_us, 0, 0xFFFF_FFFF, "RTD3 Entry Latency")
+        _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")
+
+    @property
+    def mqes_z(self) -> int:
+        """CAP.MQES: the largest queue, zero-based."""
+        return self.queue_entries_max - 1
+
+    @property
+    def mdts_bytes(self) -> int:
+        """The largest transfer of one command in bytes; 0 for no limit."""
+        return 1 << (12 + self.mpsmin + self.mdts) if self.mdts else 0
+
+    @property
+    def doorbell_stride(self) -> int:
+        """Bytes from one doorbell to the next: 4 << CAP.DSTRD."""
+        return 4 << self.dstrd
+
+    @property
+    def bar_size(self) -> int:
+        """Bytes of BAR0: the properties and a pair of doorbells for each queue, a power of two."""
+        needed = 0x1000 + 2 * (self.io_queues_max + 1) * self.doorbell_stride
+        return max(0x4000, 1 << (needed - 1).bit_length())
