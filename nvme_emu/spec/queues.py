@@ -49,6 +49,7 @@ __all__ = [
     "SQE_FLAGS_RESERVED",
     "SQE_LAYOUT",
     "SQE_SIZE",
+    "SQE_WIDE",
     "STATUS_P",
     "Cqe",
     "Sqe",
@@ -59,9 +60,12 @@ __all__ = [
 SQE = struct.Struct("<BBHIIIQQQIIIIII")
 # dw0, dw1, sqhd, sqid, cid, status << 1 | phase
 CQE = struct.Struct("<IIHHHH")
+# The same entry with CDW2-3 and CDW10-11 (an SLBA, mostly) each as one 64-bit number: what a driver packs.
+SQE_WIDE = struct.Struct("<BBHIQQQQQIIII")
 SQE_SIZE = 64
 CQE_SIZE = 16
 assert SQE.size == SQE_SIZE
+assert SQE_WIDE.size == SQE_SIZE
 assert CQE.size == CQE_SIZE
 
 SQES_LOG2 = 6  # what CC.IOSQES and Identify SQES hold for 64-byte entries

@@ -1,0 +1,360 @@
+"""How a request gets from its caller to the queue pair and back: in the caller, or through the worker.
+
+``SyncPath``        the caller builds the command, rings the doorbell and sleeps until the interrupt.
+``PumpPath``        callers append to a list; one work of the queue's worker (``nvme1``) takes all that is on it
+                    at each wake-up, rings one doorbell, reaps what is there and completes it.
+``PerRequestPath``  each request is a work of its own: how a worker is most often used, for comparison.
+
+The two asynchronous paths need no lock around the rings: only the worker touches them.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import kworker
+from nvme_emu.core.trace import NvmeQueueRq, NvmeWakeRq
+from nvme_emu.driver.request import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kworker import KthreadWork, KthreadWorker, Runtime
+    from nvme_emu.driver.queue_pair import QueueContext, QueuePair
+
+__all__ = ["PerRequestPath", "PumpPath", "SubmitPath", "SyncPath"]
+
+PUMP_ROUNDS_MAX = 64
+"""Rounds of one pump run before it queues itself again, so that flush and stop make progress."""
+
+SPIN_NS_MAX = 150_000
+"""A sync caller that is alone polls for a completion due this soon: a thread's sleep overshoots by as much."""
+
+_creation = threading.Lock()
+
+
+class SubmitPath(ABC):
+    """What one queue pair offers to its callers."""
+
+    def __init__(self, pair: QueuePair, context: QueueContext, on_timeout: Callable[[Request], None]) -> None:
+        self.pair = pair
+        self.runtime: Runtime = context.runtime
+        self.io_timeout_jiffies = 30 * kworker.HZ
+        self._port = context.port
+        self._trace = context.trace
+        self._enqueue_ns = context.host.enqueue_ns
+        self._consume = context.runtime.consume if context.runtime.virtual else None
+        self._on_timeout = on_timeout
+
+    @abstractmethod
+    def submit(self, rq: Request) -> None:
+        """Take a request; on the sync path it is done when this returns."""
+
+    @abstractmethod
+    def submit_many(self, requests: Sequence[Request]) -> None:
+        """Take requests in order, with as few doorbells as the path can."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """The queue's MSI-X handler; runs in interrupt context."""
+
+    @abstractmethod
+    def pending(self) -> list[Request]:
+        """Take back the requests that are not yet on the ring (for cancelling them)."""
+
+    def worker_task(self) -> kworker.TaskStruct | None:
+        """The task that completes requests, or None if callers do."""
+        return None
+
+    def wait(self, rq: Request, timeout_s: float | None) -> None:
+        """Block until the request is done. TimeoutError after ``timeout_s`` seconds."""
+        task = self.worker_task()
+        if task is not None and self.runtime.current() is task:
+            raise RuntimeError(
+                f"wait() for {rq.describe()} on {task.comm}, the worker that has to complete it: it would wait "
+                "for ever; give the request a callback instead"
+            )
+        completion = rq._completion
+        if completion is None:
+            with _creation:
+                completion = rq._completion
+                if completion is None:
+                    completion = rq._completion = kworker.Completion(runtime=self.runtime)
+        if rq.done:
+            return
+        if timeout_s is not None:
+            jiffies = max(0, -(-int(timeout_s * 1e9) // (1_000_000_000 // kworker.HZ)))
+            if not kworker.wait_for_completion_timeout(completion, jiffies) and not rq.done:
+                raise TimeoutError(f"{rq.describe()} is not done after {timeout_s} s; it goes on")
+        elif self.runtime.virtual:
+            # A simulation in which nothing more can happen says so itself; no timer is needed to find out.
+            kworker.wait_for_completion(completion)
+        else:
+            while not rq.done:
+                if not kworker.wait_for_completion_timeout(completion, self.io_timeout_jiffies):
+                    self._on_timeout(rq)
+        emit = self._trace.emit
+        if emit is not None:
+            emit(NvmeWakeRq(self.runtime.now_ns, rq.serial, self._task_name()))
+
+    def _task_name(self) -> str:
+        task = self.runtime.current()
+        return task.comm if task is not None else threading.current_thread().name
+
+    def _trace_queue(self, rq: Request) -> None:
+        emit = self._trace.emit
+        if emit is not None:
+            emit(
+                NvmeQueueRq(self.runtime.now_ns, rq.serial, rq.opcode, rq.slba, rq.nlb, self._task_name())
+            )
+
+
+class SyncPath(SubmitPath):
+    """Submission in the caller, completion by interrupt; several callers may share the pair.
+
+    The submission lock covers taking a tag up to the doorbell, so that the tail never goes backwards. The
+    interrupt handler only marks requests done: a caller's callbacks run in the caller, outside all locks.
+    """
+
+    def __init__(self, pair: QueuePair, context: QueueContext, on_timeout: Callable[[Request], None]) -> None:
+        super().__init__(pair, context, on_timeout)
+        self._lock = kworker.Spinlock(runtime=self.runtime)
+        self._tag_waiters: deque[kworker.Completion] = deque()
+        self._reaping = threading.Lock()
+        self._reap_again = False
+
+    def submit(self, rq: Request) -> None:
+        rq._path = self
+        self._trace_queue(rq)
+        self._issue(rq)
+        self._await(rq)
+        if rq._callbacks:
+            rq.run_callbacks()
+
+    def submit_many(self, requests: Sequence[Request]) -> None:
+        for rq in requests:
+            rq._path = self
+            self._trace_queue(rq)
+        lock, pair = self._lock, self.pair
+        start = 0
+        while start < len(requests):
+            lock.acquire()
+            taken = min(len(pair.tags.free), len(requests) - start)
+            for rq in requests[start : start + taken]:
+                pair.prepare(rq)
+            pair.commit()
+            lock.release()
+            start += taken
+            if start < len(requests):
+                # What is on the ring must end before there are tags for the rest.
+                self._await(requests[start - 1]) if taken else self._wait_for_tag()
+        for rq in requests:
+            self._await(rq)
+            if rq._callbacks:
+                rq.run_callbacks()
+
+    def _issue(self, rq: Request) -> None:
+        lock, pair = self._lock, self.pair
+        while True:
+            lock.acquire()
+            if pair.tags.free:
+                pair.prepare(rq)
+                pair.commit()
+                lock.release()
+                return
+            lock.release()
+            self._wait_for_tag()
+
+    def _wait_for_tag(self) -> None:
+        waiter = kworker.Completion(runtime=self.runtime)
+        self._tag_waiters.append(waiter)
+        if not self.pair.tags.free:
+            kworker.wait_for_completion_timeout(waiter, self.io_timeout_jiffies)
+
+    def _await(self, rq: Request) -> None:
+        """Wait by polling if that is worth it, else by sleeping until the interrupt."""
+        if rq.done:
+            return
+        if not self.runtime.virtual:
+            self._spin(rq)
+            if rq.done:
+                return
+        self.wait(rq, None)
+
+    def _spin(self, rq: Request) -> None:
+        """Poll the device while the completion is due soon and nobody else needs the processor."""
+        runtime, port = self.runtime, self._port
+        limit = runtime.now_ns + SPIN_NS_MAX
+        while not rq.done:
+            due = port.poll()
+            if due is None or due > limit or self.pair.outstanding > 1 or runtime.now_ns > limit:
+                return
+
+    def interrupt(self) -> None:
+        # Several threads may deliver at once. One reaps; whoever finds it busy makes it look once more.
+        self._reap_again = True
+        while self._reap_again and self._reaping.acquire(blocking=False):
+            try:
+                self._reap_again = False
+                done = self.pair.reap()
+            finally:
+                self._reaping.release()
+            for rq in done:
+                rq.mark_done()
+            waiters = self._tag_waiters
+            while waiters and done:
+                done.pop()
+                waiters.popleft().complete()
+
+    def pending(self) -> list[Request]:
+        return []
+
+
+class _WorkerPath(SubmitPath):
+    """What the two asynchronous paths have in common: a worker, and a list of requests without a tag."""
+
+    def __init__(
+        self,
+        pair: QueuePair,
+        context: QueueContext,
+        on_timeout: Callable[[Request], None],
+        worker: KthreadWorker,
+    ) -> None:
+        super().__init__(pair, context, on_timeout)
+        self.worker = worker
+        self.requests: deque[Request] = deque()
+
+    def worker_task(self) -> kworker.TaskStruct | None:
+        return self.worker.task
+
+    def pending(self) -> list[Request]:
+        taken = []
+        while self.requests:
+            taken.append(self.requests.popleft())
+        return taken
+
+    def _accept(self, rq: Request) -> None:
+        rq._path = self
+        if self._consume is not None:
+            self._consume(self._enqueue_ns)
+        self._trace_queue(rq)
+
+
+class PumpPath(_WorkerPath):
+    """One work pumps the queue pair: submit everything, one doorbell, reap, complete, until there is nothing.
+
+    ``_active`` is True from when the work is queued until the pump decides to end. A caller that finds it True
+    need not queue it: the pump clears it and *then* looks at the list once more.
+    """
+
+    def __init__(
+        self,
+        pair: QueuePair,
+        context: QueueContext,
+        on_timeout: Callable[[Request], None],
+        worker: KthreadWorker,
+    ) -> None:
+        super().__init__(pair, context, on_timeout, worker)
+        self._work = kworker.KthreadWork()
+        kworker.kthread_init_work(self._work, self._pump)
+        self._active = False
+        self._interrupted = False
+
+    def submit(self, rq: Request) -> None:
+        self._accept(rq)
+        self.requests.append(rq)
+        if not self._active:
+            self._kick()
+
+    def submit_many(self, requests: Sequence[Request]) -> None:
+        for rq in requests:
+            self._accept(rq)
+        self.requests.extend(requests)
+        if not self._active:
+            self._kick()
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if not self._active:
+            self._kick()
+
+    def _kick(self) -> None:
+        self._active = True
+        kworker.kthread_queue_work(self.worker, self._work)
+
+    def _pump(self, _work: KthreadWork) -> None:
+        pair, requests, free = self.pair, self.requests, self.pair.tags.free
+        for _ in range(PUMP_ROUNDS_MAX):
+            if self._interrupted:
+                self._interrupted = False
+                for rq in pair.reap():
+                    rq.finish()
+            if requests and free:
+                while requests and free:
+                    pair.prepare(requests.popleft())
+                pair.commit()
+            if self._interrupted:
+                continue
+            self._active = False
+            if not self._interrupted and not (requests and free):
+                return
+            self._active = True
+        kworker.kthread_queue_work(self.worker, self._work)
+
+
+class RequestWork(kworker.KthreadWork):
+    """The work of one request: what ``container_of`` would find around it."""
+
+    __slots__ = ("rq",)
+
+    def __init__(self, rq: Request) -> None:
+        super().__init__()
+        self.rq = rq
+
+
+class PerRequestPath(_WorkerPath):
+    """A work for each request and one for reaping; a doorbell for each command."""
+
+    def __init__(
+        self,
+        pair: QueuePair,
+        context: QueueContext,
+        on_timeout: Callable[[Request], None],
+        worker: KthreadWorker,
+    ) -> None:
+        super().__init__(pair, context, on_timeout, worker)
+        self._reap_work = kworker.KthreadWork()
+        kworker.kthread_init_work(self._reap_work, self._reap)
+
+    def submit(self, rq: Request) -> None:
+        self._accept(rq)
+        work = RequestWork(rq)
+        kworker.kthread_init_work(work, self._start)
+        kworker.kthread_queue_work(self.worker, work)
+
+    def submit_many(self, requests: Sequence[Request]) -> None:
+        for rq in requests:
+            self.submit(rq)
+
+    def interrupt(self) -> None:
+        kworker.kthread_queue_work(self.worker, self._reap_work)
+
+    def _start(self, work: RequestWork) -> None:
+        # Behind others that wait for a tag, so that requests keep their order.
+        self.requests.append(work.rq)
+        self._issue()
+
+    def _issue(self) -> None:
+        pair, requests, free = self.pair, self.requests, self.pair.tags.free
+        while requests and free:
+            pair.prepare(requests.popleft())
+            pair.commit()
+
+    def _reap(self, _work: KthreadWork) -> None:
+        for rq in self.pair.reap():
+            rq.finish()
+        self._issue()
