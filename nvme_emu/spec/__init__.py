@@ -1,7 +1,7 @@
-"""Every byte that crosses a border: registers, queue entries, commands, statuses, Identify data, logs, features.
+"""Every byte that crosses a border: registers, queue entries, commands, statuses, Identify, logs, features.
 
-The names below load the module they live in when first used: opcodes, statuses, registers and the scalar queue
-entries need neither numpy nor construct, and a program that only asks for those starts quickly.
+The names below load the module they live in when first used: opcodes, statuses, registers and the scalar
+queue entries need neither numpy nor construct, and a program that only asks for those starts quickly.
 """
 
 from __future__ import annotations

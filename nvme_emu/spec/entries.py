@@ -1,13 +1,23 @@
-"""Queue entries as construct declares them, with the dtypes of rings (Base 2.1, clauses 4.1 and 4.2)."""
+"""Queue entries and what commands carry in bulk, as construct declares them, with their dtypes."""
 
 from __future__ import annotations
 
 import struct
 
 from .base import Structure, u8, u16, u32, u64
-from .queues import CQE, CQE_SIZE, SQE, SQE_FLAGS, SQE_SIZE, STATUS_P, Cqe, Sqe
+from .commands import DSM_CONTEXT, DSM_RANGE, DSM_RANGE_SIZE
+from .queues import CQE, CQE_SIZE, SQE, SQE_FLAGS, SQE_RW, SQE_SIZE, STATUS_P, Cqe, Sqe, SqeRw
 
-__all__ = ["CQE_DTYPE", "CQE_LAYOUT", "SQE_DTYPE", "SQE_LAYOUT"]
+__all__ = [
+    "CQE_DTYPE",
+    "CQE_LAYOUT",
+    "DSM_RANGE_DTYPE",
+    "DSM_RANGE_LAYOUT",
+    "SQE_DTYPE",
+    "SQE_LAYOUT",
+    "SQE_RW_DTYPE",
+    "SQE_RW_LAYOUT",
+]
 
 SQE_LAYOUT = Structure(
     "SQE",
@@ -31,6 +41,28 @@ SQE_LAYOUT = Structure(
     bits={"flags": SQE_FLAGS},
 )
 
+# An I/O command with a starting LBA, seen with SLBA whole: it lies in CDW10 and CDW11, low dword first.
+SQE_RW_LAYOUT = Structure(
+    "SQE_RW",
+    SQE_SIZE,
+    "NVM 1.1 §3.3",
+    "opcode" / u8 * "Opcode",
+    "flags" / u8 * "Fused Operation and PRP or SGL for Data Transfer",
+    "cid" / u16 * "Command Identifier",
+    "nsid" / u32 * "Namespace Identifier",
+    "cdw2" / u32 * "Command Dword 2",
+    "cdw3" / u32 * "Command Dword 3",
+    "mptr" / u64 * "Metadata Pointer",
+    "prp1" / u64 * "PRP Entry 1",
+    "prp2" / u64 * "PRP Entry 2",
+    "slba" / u64 * "Starting LBA",
+    "cdw12" / u32 * "Command Dword 12",
+    "cdw13" / u32 * "Command Dword 13",
+    "cdw14" / u32 * "Command Dword 14",
+    "cdw15" / u32 * "Command Dword 15",
+    bits={"flags": SQE_FLAGS},
+)
+
 CQE_LAYOUT = Structure(
     "CQE",
     CQE_SIZE,
@@ -44,7 +76,19 @@ CQE_LAYOUT = Structure(
     bits={"status_p": STATUS_P},
 )
 
+DSM_RANGE_LAYOUT = Structure(
+    "DSM_RANGE",
+    DSM_RANGE_SIZE,
+    "NVM 1.1 §3.3.3",
+    "cattr" / u32 * "Context Attributes",
+    "nlb" / u32 * "Length in logical blocks (not zero-based)",
+    "slba" / u64 * "Starting LBA",
+    bits={"cattr": DSM_CONTEXT},
+)
+
 SQE_DTYPE = SQE_LAYOUT.dtype
+SQE_RW_DTYPE = SQE_RW_LAYOUT.dtype
+DSM_RANGE_DTYPE = DSM_RANGE_LAYOUT.dtype
 CQE_DTYPE = CQE_LAYOUT.dtype
 
 
@@ -59,4 +103,6 @@ def _assert_same_layout(layout: Structure, scalar: struct.Struct, names: tuple[s
 
 
 _assert_same_layout(SQE_LAYOUT, SQE, Sqe._fields)
+_assert_same_layout(SQE_RW_LAYOUT, SQE_RW, SqeRw._fields)
 _assert_same_layout(CQE_LAYOUT, CQE, Cqe._fields)
+_assert_same_layout(DSM_RANGE_LAYOUT, DSM_RANGE, ("cattr", "nlb", "slba"))

@@ -7,7 +7,7 @@ value like any other: it has a name made from its number, and the controller ans
 
 from __future__ import annotations
 
-from enum import IntEnum
+from .words import Worded
 
 __all__ = [
     "AdminOpcode",
@@ -20,19 +20,7 @@ __all__ = [
 ]
 
 
-class _Named(IntEnum):
-    """An integer with the specification's words for it."""
-
-    words: str
-
-    def __new__(cls, value: int, words: str = "") -> _Named:
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.words = words
-        return member
-
-
-class AdminOpcode(_Named):
+class AdminOpcode(Worded):
     """Admin commands (Base 2.1, clause 5)."""
 
     DELETE_IO_SQ = 0x00, "Delete I/O Submission Queue"
@@ -85,7 +73,7 @@ class AdminOpcode(_Named):
     MEMORY_RANGE_SET_MANAGEMENT = 0x89, "Memory Range Set Management"
 
 
-class NvmOpcode(_Named):
+class NvmOpcode(Worded):
     """I/O commands of the NVM and Zoned Namespace command sets (they share one numbering)."""
 
     FLUSH = 0x00, "Flush"
@@ -110,7 +98,7 @@ class NvmOpcode(_Named):
     FABRICS = 0x7F, "Fabrics"
 
 
-class FabricsType(_Named):
+class FabricsType(Worded):
     """Fabrics Command Type: byte 4 of a Fabrics command's SQE (Base 2.1, clause 6)."""
 
     PROPERTY_SET = 0x00, "Property Set"
@@ -121,7 +109,7 @@ class FabricsType(_Named):
     DISCONNECT = 0x08, "Disconnect"
 
 
-class DataDirection(_Named):
+class DataDirection(Worded):
     """Bits 1:0 of every opcode tell which way its data goes (Base 2.1, Figure 89)."""
 
     NONE = 0, "no data transfer"
@@ -130,21 +118,18 @@ class DataDirection(_Named):
     BIDIRECTIONAL = 3, "bidirectional"
 
 
-_ADMIN_WORDS = {int(op): op.words for op in AdminOpcode}
-_NVM_WORDS = {int(op): op.words for op in NvmOpcode}
-_FABRICS_WORDS = {int(op): op.words for op in FabricsType}
 _DIRECTIONS = tuple(DataDirection)
 
 
 def opcode_name(opcode: int, admin: bool) -> str:
     """The command's name in the specification's words; "opcode 0x99" for one that no table holds."""
-    words = (_ADMIN_WORDS if admin else _NVM_WORDS).get(opcode)
+    words = (AdminOpcode if admin else NvmOpcode).name_of(opcode)
     return words if words is not None else f"opcode {opcode:#04x}"
 
 
 def fabrics_name(fctype: int) -> str:
     """The Fabrics command's name; "fabrics type 0x99" for an unknown one."""
-    words = _FABRICS_WORDS.get(fctype)
+    words = FabricsType.name_of(fctype)
     return words if words is not None else f"fabrics type {fctype:#04x}"
 
 

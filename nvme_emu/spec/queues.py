@@ -1,9 +1,9 @@
 """Submission and completion queue entries: the scalar gait (`struct`) and the column gait (numpy dtypes).
 
 `SQE` and `CQE` are the scalar gait: plain `struct.Struct`s, so that one command costs some 0.2 µs.
-`SQE_LAYOUT`, `CQE_LAYOUT` (construct) and the dtypes derived from them live in `entries`, and are loaded when
-first asked for: whoever only needs the scalars never imports numpy or construct. Importing `entries` asserts
-that all three have the same fields, offsets and sizes.
+The layouts (construct: `SQE_LAYOUT`, …) and the dtypes derived from them live in `entries`, and they
+are loaded when first asked for: whoever only needs the scalars never imports numpy or construct. Importing
+`entries` asserts that all three have the same fields, offsets and sizes.
 
     SQE (Base 2.1, clause 4.1)                       CQE (Base 2.1, clause 4.2)
      0 opcode, flags (FUSE, PSDT), cid                0 dw0  (command specific)
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .bits import BitLayout, bit
 
 if TYPE_CHECKING:
-    from .entries import CQE_DTYPE, CQE_LAYOUT, SQE_DTYPE, SQE_LAYOUT
+    from .entries import CQE_DTYPE, CQE_LAYOUT, SQE_DTYPE, SQE_LAYOUT, SQE_RW_DTYPE, SQE_RW_LAYOUT
 
 __all__ = [
     "ADMIN_QUEUE_ENTRIES_MAX",
@@ -48,16 +48,22 @@ __all__ = [
     "SQE_FLAGS",
     "SQE_FLAGS_RESERVED",
     "SQE_LAYOUT",
+    "SQE_RW",
+    "SQE_RW_DTYPE",
+    "SQE_RW_LAYOUT",
     "SQE_SIZE",
     "SQE_WIDE",
     "STATUS_P",
     "Cqe",
     "Sqe",
+    "SqeRw",
     "status_phase",
 ]
 
 # opcode, flags, cid, nsid, cdw2, cdw3, mptr, prp1, prp2, cdw10 … cdw15
 SQE = struct.Struct("<BBHIIIQQQIIIIII")
+# The same bytes for commands with a starting LBA, which is one field here: … prp2, slba, cdw12 … cdw15
+SQE_RW = struct.Struct("<BBHIIIQQQQIIII")
 # dw0, dw1, sqhd, sqid, cid, status << 1 | phase
 CQE = struct.Struct("<IIHHHH")
 # The same entry with CDW2-3 and CDW10-11 (an SLBA, mostly) each as one 64-bit number: what a driver packs.
@@ -66,6 +72,7 @@ SQE_SIZE = 64
 CQE_SIZE = 16
 assert SQE.size == SQE_SIZE
 assert SQE_WIDE.size == SQE_SIZE
+assert SQE_RW.size == SQE_SIZE
 assert CQE.size == CQE_SIZE
 
 SQES_LOG2 = 6  # what CC.IOSQES and Identify SQES hold for 64-byte entries
@@ -90,6 +97,25 @@ class Sqe(NamedTuple):
     prp2: int
     cdw10: int
     cdw11: int
+    cdw12: int
+    cdw13: int
+    cdw14: int
+    cdw15: int
+
+
+class SqeRw(NamedTuple):
+    """A submission queue entry as `SQE_RW.unpack` gives it: SLBA whole, for Read, Write and their family."""
+
+    opcode: int
+    flags: int
+    cid: int
+    nsid: int
+    cdw2: int
+    cdw3: int
+    mptr: int
+    prp1: int
+    prp2: int
+    slba: int
     cdw12: int
     cdw13: int
     cdw14: int
@@ -148,8 +174,11 @@ def status_phase(status_field: int, phase: int) -> int:
     return status_field << 1 | phase
 
 
+_LAZY = ("CQE_DTYPE", "CQE_LAYOUT", "SQE_DTYPE", "SQE_LAYOUT", "SQE_RW_DTYPE", "SQE_RW_LAYOUT")
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("SQE_DTYPE", "CQE_DTYPE", "SQE_LAYOUT", "CQE_LAYOUT"):
+    if name in _LAZY:
         from . import entries
 
         value = getattr(entries, name)

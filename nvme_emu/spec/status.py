@@ -10,8 +10,9 @@ NVM Command Set 1.1 clause 3, Zoned Namespace Command Set 1.2 clause 3.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import NamedTuple
+
+from .words import Worded
 
 __all__ = [
     "CRD_MASK",
@@ -53,19 +54,7 @@ SCT_PATH = 0x3
 SCT_VENDOR = 0x7
 
 
-class _WithWords(IntEnum):
-    """A status value with the specification's words for it."""
-
-    words: str
-
-    def __new__(cls, value: int, words: str = "") -> _WithWords:
-        member = int.__new__(cls, value)
-        member._value_ = value
-        member.words = words
-        return member
-
-
-class Status(_WithWords):
+class Status(Worded):
     """SCT<<8|SC of every status that Base 2.1 and the NVM and Zoned Namespace command sets define."""
 
     # Generic Command Status (SCT 0h)
@@ -224,7 +213,7 @@ class Status(_WithWords):
     HOST_ABORTED_CMD = 0x371, "Command Aborted By Host"
 
 
-class FabricsStatus(_WithWords):
+class FabricsStatus(Worded):
     """Command specific values of the Fabrics commands, which reuse numbers of the NVM Command Set."""
 
     CONNECT_FORMAT = 0x180, "Incompatible Format"
@@ -244,8 +233,6 @@ _SCT_WORDS = {
     SCT_PATH: "Path Related Status",
     SCT_VENDOR: "Vendor Specific Status",
 }
-_WORDS = {int(status): status.words for status in Status}
-_FABRICS_WORDS = {int(status): status.words for status in FabricsStatus}
 
 
 class StatusParts(NamedTuple):
@@ -272,9 +259,9 @@ def split(status_field: int) -> StatusParts:
 def words_of(status_field: int, *, fabrics: bool = False) -> str:
     """The specification's words for SCT and SC; `fabrics` reads it as a Fabrics command's status."""
     code = status_field & STATUS_CODE_MASK
-    words = _FABRICS_WORDS.get(code) if fabrics else None
+    words = FabricsStatus.name_of(code) if fabrics else None
     if words is None:
-        words = _WORDS.get(code)
+        words = Status.name_of(code)
     if words is None:
         kind = _SCT_WORDS.get(code >> SCT_SHIFT, "Reserved Status Code Type")
         words = f"{kind} {code & SC_MASK:02X}h"
