@@ -1,0 +1,5 @@
+"""What every room shares: errors, host memory, data segments, trace events, and the ports between rooms."""
+
+from __future__ import annotations
+
+__all__ = ["errors", "memory", "ports", "segments", "trace", "units"]

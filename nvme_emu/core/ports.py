@@ -6,13 +6,13 @@ over whatever lies between them (a function call, a socket), and the machine joi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from nvme_emu.core.memory import HostMemory
 
-__all__ = ["DevicePort", "IrqHandler"]
+__all__ = ["DevicePort", "IrqHandler", "PassiveDevice"]
 
 IrqHandler = Callable[[], None]
 """Runs in interrupt context: it must not block."""
@@ -64,4 +64,41 @@ class DevicePort(Protocol):
 
     def poll(self) -> int | None:
         """Let the device do what is due. Gives the time (ns) of its next due work, or None."""
+        ...
+
+
+@runtime_checkable
+class PassiveDevice(Protocol):
+    """A controller as a transport sees it: it does nothing by itself, and time reaches it only in ``step``."""
+
+    def mmio_read(self, offset: int, size: int) -> int:
+        """Read ``size`` bytes of BAR0."""
+        ...
+
+    def mmio_write(self, offset: int, size: int, value: int) -> None:
+        """Write ``size`` bytes of BAR0."""
+        ...
+
+    def ring_sq(self, qid: int, tail: int) -> None:
+        """What a write of a submission doorbell means."""
+        ...
+
+    def ring_cq(self, qid: int, head: int) -> None:
+        """What a write of a completion doorbell means."""
+        ...
+
+    def step(self, now_ns: int) -> None:
+        """Do the work that is due at ``now_ns``."""
+        ...
+
+    def next_deadline(self) -> int | None:
+        """When accepted work is due next; None when none is."""
+        ...
+
+    def take_irqs(self) -> Sequence[int]:
+        """The vectors raised since the last call."""
+        ...
+
+    def mask_vector(self, vector: int, masked: bool) -> None:
+        """Set an MSI-X vector's mask bit."""
         ...

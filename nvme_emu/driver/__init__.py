@@ -1,0 +1,12 @@
+"""The host's side: probe, queues, requests, and the synchronous and asynchronous ways to submit them."""
+
+from __future__ import annotations
+
+from nvme_emu.driver.device import DriverConfig, NvmeDriver
+from nvme_emu.driver.errno_table import errno_of
+from nvme_emu.driver.host_model import HostModel
+from nvme_emu.driver.namespace import Namespace
+from nvme_emu.driver.request import Request
+from nvme_emu.driver.state import CtrlState
+
+__all__ = ["CtrlState", "DriverConfig", "HostModel", "Namespace", "NvmeDriver", "Request", "errno_of"]

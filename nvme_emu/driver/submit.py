@@ -122,7 +122,7 @@ class SyncPath(SubmitPath):
 
     def __init__(self, pair: QueuePair, context: QueueContext, on_timeout: Callable[[Request], None]) -> None:
         super().__init__(pair, context, on_timeout)
-        self._lock = kworker.Spinlock(runtime=self.runtime)
+        self.ring_lock = kworker.Spinlock(runtime=self.runtime)
         self._tag_waiters: deque[kworker.Completion] = deque()
         self._reaping = threading.Lock()
         self._reap_again = False
@@ -139,7 +139,7 @@ class SyncPath(SubmitPath):
         for rq in requests:
             rq._path = self
             self._trace_queue(rq)
-        lock, pair = self._lock, self.pair
+        lock, pair = self.ring_lock, self.pair
         start = 0
         while start < len(requests):
             lock.acquire()
@@ -158,7 +158,7 @@ class SyncPath(SubmitPath):
                 rq.run_callbacks()
 
     def _issue(self, rq: Request) -> None:
-        lock, pair = self._lock, self.pair
+        lock, pair = self.ring_lock, self.pair
         while True:
             lock.acquire()
             if pair.tags.free:

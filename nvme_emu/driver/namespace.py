@@ -1,0 +1,299 @@
+"""A namespace as its user sees it: reads and writes of logical blocks.
+
+``nlb`` counts from 1. What is larger than one command may carry is split and joined. Every method that
+waits has a ``submit_`` twin which gives a :class:`~nvme_emu.driver.request.Request`; in sync mode that
+request is complete when the method returns, in async mode the caller goes on at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nvme_emu.driver.request import Request, SplitRequest
+from nvme_emu.spec.commands import DSM_CDW11_AD, RW_CDW12_FUA, WRITE_ZEROES_CDW12_DEAC
+from nvme_emu.spec.opcodes import NvmOpcode
+
+if TYPE_CHECKING:
+    from nvme_emu.driver.device import NvmeDriver
+
+__all__ = ["Buffer", "Namespace"]
+
+Buffer = bytes | bytearray | memoryview | np.ndarray
+Callback = Callable[[Request], object]
+
+NLB_MAX = 65_536
+DSM_RANGES_MAX = 256
+
+READ, WRITE, COMPARE = int(NvmOpcode.READ), int(NvmOpcode.WRITE), int(NvmOpcode.COMPARE)
+
+
+class Namespace:
+    """Namespace ``nsid``: ``nlb`` logical blocks of ``lba_size`` bytes (``nbytes`` in all)."""
+
+    def __init__(self, driver: NvmeDriver, nsid: int, identify: np.ndarray) -> None:
+        from nvme_emu.spec.identify import IDENTIFY_NAMESPACE
+
+        self.identity = IDENTIFY_NAMESPACE.parse(identify.tobytes())
+        self.nsid = nsid
+        self.nlb = int(self.identity.nsze)
+        lbaf = self.identity.lbaf[self.identity.flbas & 0xF]
+        self.lba_size = 1 << lbaf.lbads
+        self.nbytes = self.nlb * self.lba_size
+        self._driver = driver
+        limit = driver.max_transfer_bytes
+        self.nlb_max = min(NLB_MAX, limit // self.lba_size if limit else NLB_MAX)
+
+    def __repr__(self) -> str:
+        return f"<Namespace {self.nsid}: {self.nlb} blocks of {self.lba_size} bytes>"
+
+    # Waiting methods --------------------------------------------------------------------------------
+
+    def read(self, slba: int, nlb: int, out: np.ndarray | None = None) -> np.ndarray:
+        """``nlb`` blocks from ``slba`` as a uint8 array (``out`` if given). NvmeError, ValueError."""
+        rq = self.submit_read(slba, nlb, out)
+        return rq.array if rq.done and not rq.status else rq.wait()  # type: ignore[return-value]
+
+    def write(self, slba: int, data: Buffer, *, fua: bool = False) -> None:
+        """Write whole blocks; with ``fua`` they are on the medium when this returns."""
+        self.submit_write(slba, data, fua=fua).wait()
+
+    def flush(self) -> None:
+        """Make everything written so far durable."""
+        self.submit_flush().wait()
+
+    def compare(self, slba: int, data: Buffer) -> None:
+        """Compare with the medium; NvmeError (ENODATA, Compare Failure) if they differ."""
+        for rq in self._parts(COMPARE, slba, *self._source(data), 0, None):
+            self._start([rq]).wait()
+
+    def write_zeroes(self, slba: int, nlb: int, *, deallocate: bool = False) -> None:
+        """Zero blocks without a transfer; ``deallocate`` lets the device give their space back."""
+        self._check_range(slba, nlb)
+        flags = WRITE_ZEROES_CDW12_DEAC if deallocate else 0
+        requests = [
+            Request(NvmOpcode.WRITE_ZEROES, self.nsid, start, count, (count - 1) | flags)
+            for start, count in _cut(slba, nlb, NLB_MAX)
+        ]
+        self._submit_all(requests)
+
+    def discard(self, slba: int | Iterable[tuple[int, int]], nlb: int | None = None) -> None:
+        """Deallocate ``nlb`` blocks from ``slba``, or each range of a list of (slba, nlb)."""
+        if isinstance(slba, int):
+            if nlb is None:
+                raise ValueError("discard(slba, nlb) needs nlb, the number of blocks")
+            ranges = [(slba, nlb)]
+        else:
+            ranges = [(int(start), int(count)) for start, count in slba]
+        for start, count in ranges:
+            self._check_range(start, count)
+        self._submit_all([self._discard_request(ranges[i : i + 256]) for i in range(0, len(ranges), 256)])
+
+    def _discard_request(self, ranges: Sequence[tuple[int, int]]) -> Request:
+        from nvme_emu.spec.commands import DSM_RANGE
+
+        table = np.zeros(len(ranges), DSM_RANGE.dtype)
+        for index, (start, count) in enumerate(ranges):
+            table[index]["slba"], table[index]["nlb"] = start, count
+        cdw10_11 = (len(ranges) - 1) | DSM_CDW11_AD << 32
+        data = memoryview(table.view(np.uint8)).cast("B")
+        return Request(NvmOpcode.DATASET_MANAGEMENT, self.nsid, cdw10_11, 0, 0, data, True)
+
+    # Requests ---------------------------------------------------------------------------------------
+
+    def submit_read(
+        self, slba: int, nlb: int, out: np.ndarray | None = None, *, callback: Callback | None = None
+    ) -> Request:
+        """Start a read; its result is a uint8 array of ``nlb * lba_size`` bytes, ``out`` if given.
+
+        ``callback(request)`` runs once on the completing thread. ValueError for a range that leaves the
+        namespace or an ``out`` of another size, not writable or not contiguous.
+        """
+        if slba < 0 or nlb < 1 or slba + nlb > self.nlb:
+            self._check_range(slba, nlb)
+        nbytes = nlb * self.lba_size
+        if out is None:
+            out = np.empty(nbytes, np.uint8)
+            view = memoryview(out)  # type: ignore[arg-type]
+        else:
+            view = _writable_view(out, nbytes)
+        if nlb <= self.nlb_max:
+            rq = Request(READ, self.nsid, slba, nlb, nlb - 1, view, False, out)
+            if callback is not None:
+                rq._callbacks = [callback]
+            self._driver.path().submit(rq)
+            return rq
+        parts = self._parts(READ, slba, view, nlb, 0, out)
+        return self._start(parts, READ, slba, nlb, out, callback)
+
+    def submit_write(
+        self, slba: int, data: Buffer, *, fua: bool = False, callback: Callback | None = None
+    ) -> Request:
+        """Start a write of whole blocks. The data must not change until the request is done."""
+        view, nlb = self._source(data)
+        if slba < 0 or slba + nlb > self.nlb:
+            self._check_range(slba, nlb)
+        flags = RW_CDW12_FUA if fua else 0
+        if nlb <= self.nlb_max:
+            rq = Request(WRITE, self.nsid, slba, nlb, (nlb - 1) | flags, view, True)
+            if callback is not None:
+                rq._callbacks = [callback]
+            self._driver.path().submit(rq)
+            return rq
+        return self._start(self._parts(WRITE, slba, view, nlb, flags, None), WRITE, slba, nlb, None, callback)
+
+    def submit_flush(self, *, callback: Callback | None = None) -> Request:
+        """Start a Flush."""
+        return self._start([Request(NvmOpcode.FLUSH, self.nsid)], callback=callback)
+
+    def submit_discard(self, slba: int, nlb: int, *, callback: Callback | None = None) -> Request:
+        """Start the deallocation of a range."""
+        self._check_range(slba, nlb)
+        return self._start([self._discard_request([(slba, nlb)])], callback=callback)
+
+    # Many at once -----------------------------------------------------------------------------------
+
+    def read_many(
+        self, slbas: Sequence[int] | np.ndarray, nlb: int = 1, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Read ``nlb`` blocks from each of ``slbas`` and wait: uint8 of shape (len(slbas), nlb * lba_size).
+
+        ``out``, if given, is a contiguous uint8 array of as many bytes. The first failed read's NvmeError is
+        raised after all have ended.
+        """
+        starts = self._starts(slbas, nlb)
+        width = nlb * self.lba_size
+        if out is None:
+            out = np.empty((len(starts), width), np.uint8)
+        view = _writable_view(out, len(starts) * width)
+        self._many(READ, starts, nlb, view, False)
+        return out.reshape(len(starts), width)
+
+    def write_many(self, slbas: Sequence[int] | np.ndarray, data: Buffer, nlb: int = 1) -> None:
+        """Write ``nlb`` blocks at each of ``slbas`` and wait; ``data`` holds them one after the other."""
+        starts = self._starts(slbas, nlb)
+        view = _bytes_view(data)
+        if len(view) != len(starts) * nlb * self.lba_size:
+            raise ValueError(
+                f"{len(view)} bytes of data for {len(starts)} writes of {nlb} blocks of {self.lba_size} bytes"
+            )
+        self._many(WRITE, starts, nlb, view, True)
+
+    def _starts(self, slbas: Sequence[int] | np.ndarray, nlb: int) -> list[int]:
+        starts = np.asarray(slbas)
+        if starts.ndim != 1 or (len(starts) and starts.dtype.kind not in "iu"):
+            raise ValueError(f"slbas is {starts.dtype} of shape {starts.shape}: a flat array of integers is needed")
+        if len(starts):
+            self._check_range(int(starts.min()), nlb)
+            self._check_range(int(starts.max()), nlb)
+        return starts.tolist()  # type: ignore[no-any-return]
+
+    def _many(self, opcode: int, starts: list[int], nlb: int, view: memoryview, to_device: bool) -> None:
+        width = nlb * self.lba_size
+        requests: list[Request] = []
+        for index, slba in enumerate(starts):
+            piece = view[index * width : (index + 1) * width]
+            if nlb <= self.nlb_max:
+                requests.append(Request(opcode, self.nsid, slba, nlb, nlb - 1, piece, to_device))
+            else:
+                requests += self._parts(opcode, slba, piece, nlb, 0, None)
+        self._submit_all(requests)
+
+    # Inside -----------------------------------------------------------------------------------------
+
+    def _check_range(self, slba: int, nlb: int) -> None:
+        if nlb < 1:
+            raise ValueError(f"nlb={nlb}: a command covers at least 1 block (nlb counts from 1)")
+        if slba < 0 or slba + nlb > self.nlb:
+            raise ValueError(
+                f"slba={slba} nlb={nlb} leaves namespace {self.nsid}, whose last block is {self.nlb - 1}"
+            )
+
+    def _source(self, data: Buffer) -> tuple[memoryview, int]:
+        """The bytes of ``data`` and the number of blocks; ValueError unless they are whole blocks."""
+        view = _bytes_view(data)
+        nlb, rest = divmod(len(view), self.lba_size)
+        if rest or not nlb:
+            raise ValueError(f"{len(view)} bytes of data: a whole number of {self.lba_size}-byte blocks is needed")
+        return view, nlb
+
+    def _parts(
+        self, opcode: int, slba: int, view: memoryview, nlb: int, flags: int, out: np.ndarray | None
+    ) -> list[Request]:
+        """The commands for a transfer, each as large as one command may be."""
+        self._check_range(slba, nlb)
+        size = self.lba_size
+        return [
+            Request(
+                opcode,
+                self.nsid,
+                start,
+                count,
+                (count - 1) | flags,
+                view[(start - slba) * size : (start - slba + count) * size],
+                opcode != READ,
+                out if count == nlb else None,
+            )
+            for start, count in _cut(slba, nlb, self.nlb_max)
+        ]
+
+    def _start(
+        self,
+        parts: list[Request],
+        opcode: int = 0,
+        slba: int = 0,
+        nlb: int = 0,
+        out: np.ndarray | None = None,
+        callback: Callback | None = None,
+    ) -> Request:
+        """Submit one request, or several under a SplitRequest."""
+        path = self._driver.path()
+        if len(parts) == 1:
+            if callback is not None:
+                parts[0].add_callback(callback)
+            path.submit(parts[0])
+            return parts[0]
+        whole = SplitRequest(parts, opcode, self.nsid, slba, nlb)
+        whole.array = out
+        whole._path = path
+        if callback is not None:
+            whole.add_callback(callback)
+        whole.watch()
+        path.submit_many(parts)
+        return whole
+
+    def _submit_all(self, requests: list[Request]) -> None:
+        """Submit requests that nobody else sees, wait for all, raise the first error."""
+        if not requests:
+            return
+        self._driver.path().submit_many(requests)
+        for rq in requests:
+            if not rq.done:
+                assert rq._path is not None
+                rq._path.wait(rq, None)
+        for rq in requests:
+            if rq._status:
+                rq.result()
+
+
+def _cut(slba: int, nlb: int, step: int) -> list[tuple[int, int]]:
+    return [(start, min(step, slba + nlb - start)) for start in range(slba, slba + nlb, step)]
+
+
+def _bytes_view(data: Buffer) -> memoryview:
+    """A flat view of the bytes; ValueError if they are not contiguous."""
+    view = memoryview(data)  # type: ignore[arg-type]
+    if not view.c_contiguous:
+        raise ValueError("the data is not contiguous in memory: pass a contiguous copy")
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _writable_view(out: np.ndarray, nbytes: int) -> memoryview:
+    view = _bytes_view(out)
+    if view.readonly:
+        raise ValueError("out is read-only: a read needs an array that it may fill")
+    if len(view) != nbytes:
+        raise ValueError(f"out holds {len(view)} bytes, the read gives {nbytes}")
+    return view

@@ -1,0 +1,165 @@
+"""The transport in one process: a function call is the bus.
+
+Whoever touches the device steps it, under the one lock that guards the controller, so an instant device has
+answered before a doorbell write returns. Work that ends later is brought to its end by a timer of the
+runtime: on the virtual clock an event at that very nanosecond, on threads the timer thread (and anyone who
+polls meanwhile).
+
+Interrupts are delivered outside the lock. On threads the handler runs in the thread that made the device
+raise it, as on a processor that is interrupted where it stands; in a simulation it is an interrupt of its
+own, which costs processor time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import kworker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kworker import Runtime, TimerHandle
+    from nvme_emu.core.memory import HostMemory
+    from nvme_emu.core.ports import DevicePort, IrqHandler, PassiveDevice
+
+__all__ = ["InprocTransport"]
+
+
+class InprocTransport:
+    """A :class:`~nvme_emu.core.ports.DevicePort` onto a controller in the same process."""
+
+    def __init__(self, controller: PassiveDevice, memory: HostMemory, runtime: Runtime) -> None:
+        self._controller = controller
+        self._memory = memory
+        self._runtime = runtime
+        self._virtual = runtime.virtual
+        self._lock = kworker.Spinlock(runtime=runtime)
+        self._handlers: dict[int, IrqHandler] = {}
+        self._timer: TimerHandle | None = None
+        self._armed_ns: int | None = None
+
+    @property
+    def memory(self) -> HostMemory:
+        """The address space that the device reaches by DMA."""
+        return self._memory
+
+    def read32(self, offset: int) -> int:
+        """Read a 32-bit property."""
+        return self._read(offset, 4)
+
+    def read64(self, offset: int) -> int:
+        """Read a 64-bit property."""
+        return self._read(offset, 8)
+
+    def write32(self, offset: int, value: int) -> None:
+        """Write a 32-bit property."""
+        self._write(offset, 4, value)
+
+    def write64(self, offset: int, value: int) -> None:
+        """Write a 64-bit property."""
+        self._write(offset, 8, value)
+
+    def ring_sq(self, qid: int, tail: int) -> None:
+        """Write a submission doorbell, and let the device fetch."""
+        runtime = self._runtime
+        if self._virtual:
+            runtime.settle()
+        controller, lock = self._controller, self._lock
+        lock.acquire()
+        try:
+            controller.ring_sq(qid, tail)
+            controller.step(runtime.now_ns)
+            due = controller.next_deadline()
+            irqs = controller.take_irqs()
+        finally:
+            lock.release()
+        if due != self._armed_ns:
+            self._arm(due)
+        if irqs:
+            self._deliver(irqs)
+
+    def ring_cq(self, qid: int, head: int) -> None:
+        """Write a completion doorbell; a queue that was full may move on."""
+        controller, lock = self._controller, self._lock
+        lock.acquire()
+        try:
+            controller.ring_cq(qid, head)
+            controller.step(self._runtime.now_ns)
+            due = controller.next_deadline()
+            irqs = controller.take_irqs()
+        finally:
+            lock.release()
+        if due != self._armed_ns:
+            self._arm(due)
+        if irqs:
+            self._deliver(irqs)
+
+    def connect_irq(self, vector: int, handler: IrqHandler) -> None:
+        """Have ``handler()`` called for each message of a vector."""
+        self._handlers[vector] = handler
+
+    def mask_irq(self, vector: int, masked: bool) -> None:
+        """Set or clear a vector's mask bit."""
+        with self._lock:
+            self._controller.mask_vector(vector, masked)
+            irqs = self._controller.take_irqs()
+        self._deliver(irqs)
+
+    def poll(self) -> int | None:
+        """Let the device do what is due; the time of its next due work, or None."""
+        with self._lock:
+            self._controller.step(self._runtime.now_ns)
+            due = self._controller.next_deadline()
+            irqs = self._controller.take_irqs()
+        if due != self._armed_ns:
+            self._arm(due)
+        if irqs:
+            self._deliver(irqs)
+        return due
+
+    # Inside -----------------------------------------------------------------------------------------
+
+    def _read(self, offset: int, size: int) -> int:
+        if self._virtual:
+            self._runtime.settle()
+        with self._lock:
+            return self._controller.mmio_read(offset, size)
+
+    def _write(self, offset: int, size: int, value: int) -> None:
+        if self._virtual:
+            self._runtime.settle()
+        with self._lock:
+            self._controller.mmio_write(offset, size, value)
+        self.poll()
+
+    def _arm(self, due: int | None) -> None:
+        """Have the device stepped at ``due``. A timer that is too early is left: it finds nothing to do."""
+        armed = self._armed_ns
+        if due is None or (armed is not None and armed <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_ns = due
+        self._timer = self._runtime.call_at(due, self._due, hardware=True)
+
+    def _due(self) -> None:
+        self._armed_ns = None
+        self._timer = None
+        self.poll()
+
+    def _deliver(self, irqs: Sequence[int]) -> None:
+        handlers = self._handlers
+        for vector in irqs:
+            handler = handlers.get(vector)
+            if handler is None:
+                continue
+            if self._virtual:
+                self._runtime.call_at(self._runtime.now_ns, handler)
+            else:
+                handler()
+
+
+def _is_a_port(transport: InprocTransport) -> DevicePort:
+    """Checked by mypy: the transport offers the whole border."""
+    return transport
