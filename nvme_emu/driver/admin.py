@@ -14,6 +14,7 @@ from nvme_emu.driver.errno_table import error_of
 from nvme_emu.driver.queue_pair import PAGE_SIZE, QueuePair
 from nvme_emu.driver.request import Request
 from nvme_emu.driver.submit import SyncPath
+from nvme_emu.spec.commands import join64
 from nvme_emu.spec.opcodes import AdminOpcode
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class AdminQueue:
         rq = Request(
             opcode,
             nsid,
-            cdw10 | cdw11 << 32,
+            join64(cdw10, cdw11),
             0,
             cdw12,
             None if array is None else memoryview(array).cast("B"),
@@ -108,10 +109,10 @@ class AdminQueue:
 
     def get_log_page(self, lid: int, nbytes: int, *, nsid: int = 0xFFFFFFFF, offset: int = 0) -> np.ndarray:
         """``nbytes`` (a multiple of 4) of a log page from ``offset``; reading it clears its event."""
-        from nvme_emu.spec.commands import get_log_page_cdws
+        from nvme_emu.spec.commands import get_log_page_dwords
 
-        cdw = get_log_page_cdws(lid=lid, nbytes=nbytes, offset=offset)
-        _, data = self.execute(AdminOpcode.GET_LOG_PAGE, nsid=nsid, read_bytes=nbytes, **cdw)
+        cdws = get_log_page_dwords(lid, nbytes, offset=offset)
+        _, data = self.execute(AdminOpcode.GET_LOG_PAGE, nsid=nsid, read_bytes=nbytes, **cdws._asdict())
         assert data is not None
         return data
 

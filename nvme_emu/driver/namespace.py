@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nvme_emu.driver.request import Request, SplitRequest
-from nvme_emu.spec.commands import DSM_CDW11_AD, RW_CDW12_FUA, WRITE_ZEROES_CDW12_DEAC
+from nvme_emu.spec.commands import DSM_AD, DSM_RANGE, DSM_RANGES_MAX, RW_FUA, WZ_DEAC, join64
 from nvme_emu.spec.opcodes import NvmOpcode
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ Buffer = bytes | bytearray | memoryview | np.ndarray
 Callback = Callable[[Request], object]
 
 NLB_MAX = 65_536
-DSM_RANGES_MAX = 256
 
 READ, WRITE, COMPARE = int(NvmOpcode.READ), int(NvmOpcode.WRITE), int(NvmOpcode.COMPARE)
 
@@ -72,7 +71,7 @@ class Namespace:
     def write_zeroes(self, slba: int, nlb: int, *, deallocate: bool = False) -> None:
         """Zero blocks without a transfer; ``deallocate`` lets the device give their space back."""
         self._check_range(slba, nlb)
-        flags = WRITE_ZEROES_CDW12_DEAC if deallocate else 0
+        flags = WZ_DEAC if deallocate else 0
         requests = [
             Request(NvmOpcode.WRITE_ZEROES, self.nsid, start, count, (count - 1) | flags)
             for start, count in _cut(slba, nlb, NLB_MAX)
@@ -89,17 +88,13 @@ class Namespace:
             ranges = [(int(start), int(count)) for start, count in slba]
         for start, count in ranges:
             self._check_range(start, count)
-        self._submit_all([self._discard_request(ranges[i : i + 256]) for i in range(0, len(ranges), 256)])
+        step = DSM_RANGES_MAX
+        self._submit_all([self._discard_request(ranges[i : i + step]) for i in range(0, len(ranges), step)])
 
     def _discard_request(self, ranges: Sequence[tuple[int, int]]) -> Request:
-        from nvme_emu.spec.commands import DSM_RANGE
-
-        table = np.zeros(len(ranges), DSM_RANGE.dtype)
-        for index, (start, count) in enumerate(ranges):
-            table[index]["slba"], table[index]["nlb"] = start, count
-        cdw10_11 = (len(ranges) - 1) | DSM_CDW11_AD << 32
-        data = memoryview(table.view(np.uint8)).cast("B")
-        return Request(NvmOpcode.DATASET_MANAGEMENT, self.nsid, cdw10_11, 0, 0, data, True)
+        table = b"".join(DSM_RANGE.pack(0, count, start) for start, count in ranges)
+        cdw10_11 = join64(len(ranges) - 1, DSM_AD)
+        return Request(NvmOpcode.DATASET_MANAGEMENT, self.nsid, cdw10_11, 0, 0, memoryview(table), True)
 
     # Requests ---------------------------------------------------------------------------------------
 
@@ -135,7 +130,7 @@ class Namespace:
         view, nlb = self._source(data)
         if slba < 0 or slba + nlb > self.nlb:
             self._check_range(slba, nlb)
-        flags = RW_CDW12_FUA if fua else 0
+        flags = RW_FUA if fua else 0
         if nlb <= self.nlb_max:
             rq = Request(WRITE, self.nsid, slba, nlb, (nlb - 1) | flags, view, True)
             if callback is not None:

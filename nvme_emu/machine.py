@@ -1,0 +1,205 @@
+"""The only assembler: one frozen configuration becomes a controller, its media, a transport, a driver and a
+runtime, joined.
+
+    with nvme_emu.open(size="256M", profile="tlc", mode="async") as ssd:
+        ssd.namespaces[1].write(0, bytes(4096))
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import kworker
+from nvme_emu.controller import Controller, ControllerConfig
+from nvme_emu.controller import Namespace as DeviceNamespace
+from nvme_emu.controller.latency import LatencyModel
+from nvme_emu.controller.profiles import DeviceProfile, load_profile
+from nvme_emu.core.memory import HostMemory
+from nvme_emu.core.trace import Kworker, TraceHub
+from nvme_emu.core.units import parse_size
+from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver
+from nvme_emu.media import Media, open_media
+from nvme_emu.transports import InprocTransport
+
+if TYPE_CHECKING:
+    from kworker import KthreadWorker, Runtime
+
+__all__ = ["Machine", "MachineConfig", "open"]
+
+DEFAULT_SIZE = "256M"
+CLOCKS = ("wall", "virtual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineConfig:
+    """Everything that a machine is made of. ValueError, naming value and rule, where something is wrong.
+
+    ``size`` bytes, or text such as "256M"; None takes an existing image as large as it is. ``image`` a path;
+    without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
+    "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
+    ``host`` its driver. ``namespaces`` share ``size`` equally.
+    """
+
+    size: int | str | None = None
+    image: str | Path | None = None
+    profile: str | Path | DeviceProfile = "instant"
+    mode: str = "sync"
+    clock: str = "wall"
+    seed: int = 0
+    lba_size: int = 512
+    queues: int = 1
+    depth: int = 1024
+    worker: str = "pump"
+    namespaces: int = 1
+    cpus: int = 2
+    scheduler: Any = None
+    poison: bool = False
+    host: HostModel = field(default_factory=HostModel)
+    costs: kworker.SimCosts = field(default_factory=kworker.SimCosts)
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
+
+    def __post_init__(self) -> None:
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock={self.clock!r}: it is 'wall' or 'virtual'")
+        if self.lba_size not in (512, 4096):
+            raise ValueError(f"lba_size={self.lba_size!r}: logical blocks have 512 or 4096 bytes")
+        if not 1 <= self.namespaces <= self.controller.namespaces_max:
+            raise ValueError(f"namespaces={self.namespaces}: 1 to {self.controller.namespaces_max}")
+        if self.image is not None and self.namespaces != 1:
+            raise ValueError(f"namespaces={self.namespaces}: an image file holds one namespace")
+        if self.size is not None:
+            nbytes = parse_size(self.size)
+            if nbytes < self.lba_size * self.namespaces:
+                raise ValueError(
+                    f"size={self.size!r}: {self.namespaces} namespace(s) need at least one block of "
+                    f"{self.lba_size} bytes each"
+                )
+        self.driver_config()
+
+    def driver_config(self) -> DriverConfig:
+        """The part that the driver works by."""
+        return DriverConfig(
+            mode=self.mode,
+            worker=self.worker,
+            queues=self.queues,
+            depth=self.depth,
+            poison=self.poison,
+            host=self.host,
+        )
+
+
+class Machine:
+    """An SSD with its driver, ready for I/O; a context manager that shuts it down.
+
+    ``controller`` the device, ``driver`` the host's side, ``namespaces`` {nsid: Namespace}, ``workers`` the
+    I/O workers (``nvme1`` first; none in sync mode), ``runtime`` what they run on, ``trace`` the hub to which
+    observers add sinks, ``config`` what it was made from.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.trace = TraceHub()
+        profile = config.profile
+        self.profile = profile if isinstance(profile, DeviceProfile) else load_profile(profile)
+        self._closing = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            self.media = self._open_media(undo)
+            self.runtime = self._make_runtime(undo)
+            self.memory = HostMemory()
+            self.controller = self._make_controller()
+            self.port = InprocTransport(self.controller, self.memory, self.runtime)
+            self.driver = NvmeDriver(self.port, self.runtime, config.driver_config(), self.trace)
+            self.driver.probe()
+            undo.callback(self.driver.shutdown)
+            self._closing = undo.pop_all()
+
+    def _open_media(self, undo: contextlib.ExitStack) -> list[Media]:
+        config = self.config
+        nbytes = None if config.size is None else parse_size(config.size)
+        if config.image is None:
+            whole = nbytes if nbytes is not None else parse_size(DEFAULT_SIZE)
+            each = whole // config.namespaces
+            media = [open_media(None, each) for _ in range(config.namespaces)]
+        else:
+            media = [open_media(config.image, nbytes, lba_size=config.lba_size)]
+        for one in media:
+            undo.callback(one.close)
+        return media
+
+    def _make_runtime(self, undo: contextlib.ExitStack) -> Runtime:
+        config = self.config
+        if config.clock == "wall":
+            return kworker.default_runtime()
+        runtime = kworker.SimRuntime(
+            seed=config.seed, cpus=config.cpus, scheduler=config.scheduler, costs=config.costs
+        )
+        runtime.on_event = self._kworker_event
+        undo.callback(runtime.close)
+        return runtime
+
+    def _kworker_event(self, what: str, args: tuple[Any, ...]) -> None:
+        emit = self.trace.emit
+        if emit is not None:
+            emit(Kworker(self.runtime.now_ns, what, args))
+
+    def _make_controller(self) -> Controller:
+        config = self.config
+        rng = random.Random(config.seed)
+        latency = None if self.profile.instant else LatencyModel(self.profile, rng)
+        controller_config = replace(config.controller, seed=config.seed)
+        namespaces = [
+            DeviceNamespace(nsid, media, config.lba_size, config=controller_config)
+            for nsid, media in enumerate(self.media, 1)
+        ]
+        return Controller(
+            controller_config,
+            memory=self.memory,
+            namespaces=namespaces,
+            latency=latency,
+            trace=self.trace,
+            rng=rng,
+        )
+
+    @property
+    def namespaces(self) -> dict[int, Namespace]:
+        """The namespaces that the driver found, by nsid."""
+        return self.driver.namespaces
+
+    @property
+    def workers(self) -> list[KthreadWorker]:
+        """The I/O workers in queue order."""
+        return self.driver.workers
+
+    def close(self) -> None:
+        """End what is outstanding, shut the device down, make the medium durable. A second call does nothing."""
+        closing, self._closing = self._closing, contextlib.ExitStack()
+        closing.close()
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open(target: str | Path | None = None, **options: Any) -> Machine:
+    """Make an SSD and attach to it.
+
+    ``target`` is the path of an image file (the same as ``image=``); without one the SSD lives in memory.
+    The options are the fields of :class:`MachineConfig`. Raises ValueError or TypeError for a wrong option,
+    MediaError for an image that cannot be used, NvmeError if the device does not come up.
+    """
+    if target is not None:
+        if options.get("image") is not None:
+            raise ValueError(f"target {target!r} and image={options['image']!r} both name an image: give one")
+        if "://" in str(target):
+            raise ValueError(f"target {target!r}: only the path of an image file can be opened")
+        options["image"] = target
+    return Machine(MachineConfig(**options))
