@@ -6,7 +6,7 @@ import struct
 
 from .base import Structure, u8, u16, u32, u64
 from .commands import DSM_CONTEXT, DSM_RANGE, DSM_RANGE_SIZE
-from .queues import CQE, CQE_SIZE, SQE, SQE_FLAGS, SQE_RW, SQE_SIZE, STATUS_P, Cqe, Sqe, SqeRw
+from .queues import CQE, CQE_SIZE, SQE, SQE_FLAGS, SQE_WIDE, SQE_SIZE, STATUS_P, Cqe, Sqe, SqeWide
 
 __all__ = [
     "CQE_DTYPE",
@@ -15,8 +15,8 @@ __all__ = [
     "DSM_RANGE_LAYOUT",
     "SQE_DTYPE",
     "SQE_LAYOUT",
-    "SQE_RW_DTYPE",
-    "SQE_RW_LAYOUT",
+    "SQE_WIDE_DTYPE",
+    "SQE_WIDE_LAYOUT",
 ]
 
 SQE_LAYOUT = Structure(
@@ -41,17 +41,16 @@ SQE_LAYOUT = Structure(
     bits={"flags": SQE_FLAGS},
 )
 
-# An I/O command with a starting LBA, seen with SLBA whole: it lies in CDW10 and CDW11, low dword first.
-SQE_RW_LAYOUT = Structure(
-    "SQE_RW",
+# The same bytes with pairs of dwords as one field: SLBA is whole, in CDW10 and CDW11, low dword first.
+SQE_WIDE_LAYOUT = Structure(
+    "SQE_WIDE",
     SQE_SIZE,
     "NVM 1.1 §3.3",
     "opcode" / u8 * "Opcode",
     "flags" / u8 * "Fused Operation and PRP or SGL for Data Transfer",
     "cid" / u16 * "Command Identifier",
     "nsid" / u32 * "Namespace Identifier",
-    "cdw2" / u32 * "Command Dword 2",
-    "cdw3" / u32 * "Command Dword 3",
+    "cdw2_3" / u64 * "Command Dwords 2 and 3",
     "mptr" / u64 * "Metadata Pointer",
     "prp1" / u64 * "PRP Entry 1",
     "prp2" / u64 * "PRP Entry 2",
@@ -87,7 +86,7 @@ DSM_RANGE_LAYOUT = Structure(
 )
 
 SQE_DTYPE = SQE_LAYOUT.dtype
-SQE_RW_DTYPE = SQE_RW_LAYOUT.dtype
+SQE_WIDE_DTYPE = SQE_WIDE_LAYOUT.dtype
 DSM_RANGE_DTYPE = DSM_RANGE_LAYOUT.dtype
 CQE_DTYPE = CQE_LAYOUT.dtype
 
@@ -103,6 +102,6 @@ def _assert_same_layout(layout: Structure, scalar: struct.Struct, names: tuple[s
 
 
 _assert_same_layout(SQE_LAYOUT, SQE, Sqe._fields)
-_assert_same_layout(SQE_RW_LAYOUT, SQE_RW, SqeRw._fields)
+_assert_same_layout(SQE_WIDE_LAYOUT, SQE_WIDE, SqeWide._fields)
 _assert_same_layout(CQE_LAYOUT, CQE, Cqe._fields)
 _assert_same_layout(DSM_RANGE_LAYOUT, DSM_RANGE, ("cattr", "nlb", "slba"))

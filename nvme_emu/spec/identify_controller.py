@@ -1,4 +1,4 @@
-"""Identify Controller data: the structure of 4096 bytes and the bits of its fields (Base 2.1, clause 5.1.13.2.1).
+"""Identify Controller data: the 4096-byte structure and the bits of its fields (Base 2.1, clause 5.1.13.2.1).
 
 Also what belongs to a controller's I/O command set: Identify I/O Command Set data, and the NVM Command Set's
 Identify Controller data (CNS 06h). Users import these names from `identify`.

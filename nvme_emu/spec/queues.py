@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .bits import BitLayout, bit
 
 if TYPE_CHECKING:
-    from .entries import CQE_DTYPE, CQE_LAYOUT, SQE_DTYPE, SQE_LAYOUT, SQE_RW_DTYPE, SQE_RW_LAYOUT
+    from .entries import CQE_DTYPE, CQE_LAYOUT, SQE_DTYPE, SQE_LAYOUT, SQE_WIDE_DTYPE, SQE_WIDE_LAYOUT
 
 __all__ = [
     "ADMIN_QUEUE_ENTRIES_MAX",
@@ -48,22 +48,22 @@ __all__ = [
     "SQE_FLAGS",
     "SQE_FLAGS_RESERVED",
     "SQE_LAYOUT",
-    "SQE_RW",
-    "SQE_RW_DTYPE",
-    "SQE_RW_LAYOUT",
+    "SQE_WIDE",
+    "SQE_WIDE_DTYPE",
+    "SQE_WIDE_LAYOUT",
     "SQE_SIZE",
     "SQE_WIDE",
     "STATUS_P",
     "Cqe",
     "Sqe",
-    "SqeRw",
+    "SqeWide",
     "status_phase",
 ]
 
 # opcode, flags, cid, nsid, cdw2, cdw3, mptr, prp1, prp2, cdw10 … cdw15
 SQE = struct.Struct("<BBHIIIQQQIIIIII")
-# The same bytes for commands with a starting LBA, which is one field here: … prp2, slba, cdw12 … cdw15
-SQE_RW = struct.Struct("<BBHIIIQQQQIIII")
+# The same bytes in fewer fields: opcode, flags, cid, nsid, cdw2_3, mptr, prp1, prp2, slba, cdw12 … cdw15
+SQE_WIDE = struct.Struct("<BBHIQQQQQIIII")
 # dw0, dw1, sqhd, sqid, cid, status << 1 | phase
 CQE = struct.Struct("<IIHHHH")
 # The same entry with CDW2-3 and CDW10-11 (an SLBA, mostly) each as one 64-bit number: what a driver packs.
@@ -72,7 +72,7 @@ SQE_SIZE = 64
 CQE_SIZE = 16
 assert SQE.size == SQE_SIZE
 assert SQE_WIDE.size == SQE_SIZE
-assert SQE_RW.size == SQE_SIZE
+assert SQE_WIDE.size == SQE_SIZE
 assert CQE.size == CQE_SIZE
 
 SQES_LOG2 = 6  # what CC.IOSQES and Identify SQES hold for 64-byte entries
@@ -103,15 +103,17 @@ class Sqe(NamedTuple):
     cdw15: int
 
 
-class SqeRw(NamedTuple):
-    """A submission queue entry as `SQE_RW.unpack` gives it: SLBA whole, for Read, Write and their family."""
+class SqeWide(NamedTuple):
+    """A submission queue entry as `SQE_WIDE.unpack` gives it, with pairs of dwords as one field.
+
+    `slba` is CDW10 and CDW11, low dword first: the Starting LBA of Read, Write and their family.
+    """
 
     opcode: int
     flags: int
     cid: int
     nsid: int
-    cdw2: int
-    cdw3: int
+    cdw2_3: int
     mptr: int
     prp1: int
     prp2: int
@@ -174,7 +176,7 @@ def status_phase(status_field: int, phase: int) -> int:
     return status_field << 1 | phase
 
 
-_LAZY = ("CQE_DTYPE", "CQE_LAYOUT", "SQE_DTYPE", "SQE_LAYOUT", "SQE_RW_DTYPE", "SQE_RW_LAYOUT")
+_LAZY = ("CQE_DTYPE", "CQE_LAYOUT", "SQE_DTYPE", "SQE_LAYOUT", "SQE_WIDE_DTYPE", "SQE_WIDE_LAYOUT")
 
 
 def __getattr__(name: str) -> Any:
