@@ -79,21 +79,28 @@ def map_anonymous(nbytes: int, *, huge: bool, sparse: bool) -> tuple[mmap.mmap, 
 
 
 class Region:
-    """A run of addresses [base, base + size) over an array.
+    """A run of addresses [base, base + size) over a buffer.
 
-    `array` is 1-D uint8; `view` the same bytes as a memoryview (the scalar path's way to them); `writable`
-    says whether the device may write there.
+    `view` is the bytes as a memoryview, `array` the same as a 1-D uint8 array; `writable` says whether the
+    device may write there.
     """
 
-    __slots__ = ("array", "base", "name", "size", "view", "writable")
+    __slots__ = ("_array", "base", "name", "size", "view", "writable")
 
-    def __init__(self, base: int, array: ByteArray, view: memoryview, writable: bool, name: str) -> None:
+    def __init__(self, base: int, view: memoryview, writable: bool, name: str) -> None:
         self.base = base
         self.size = len(view)
-        self.array = array
         self.view = view
         self.writable = writable
         self.name = name
+        self._array: ByteArray | None = None
+
+    @property
+    def array(self) -> ByteArray:
+        """The bytes as an array, made when first asked for: most mapped buffers live for one command."""
+        if self._array is None:
+            self._array = np.frombuffer(self.view, np.uint8)
+        return self._array
 
     @property
     def end(self) -> int:
@@ -107,6 +114,14 @@ class Region:
 
 def _base_of(region: Region) -> int:
     return region.base
+
+
+def _as_bytes(view: memoryview) -> memoryview:
+    if not view.c_contiguous:
+        raise ValueError(f"a region needs a C-contiguous buffer, not strides {view.strides}")
+    if view.nbytes == 0:
+        raise ValueError("a region needs at least one byte, the buffer is empty")
+    return view.cast("B")
 
 
 class HostMemory:
@@ -123,6 +138,8 @@ class HostMemory:
         self._windows: dict[int, Region] = {}
         self._next_base = WINDOW
         self._lock = threading.Lock()
+        self.generation = 0
+        """Counts removals of regions: who keeps views of memory looks them up again when it moves."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -132,63 +149,71 @@ class HostMemory:
     # -- regions ------------------------------------------------------------------------------------------
 
     def add_region(
-        self, array: npt.NDArray[Any], *, base: int | None = None, writable: bool = True, name: str = ""
+        self,
+        buffer: npt.NDArray[Any] | memoryview | bytearray | mmap.mmap,
+        *,
+        base: int | None = None,
+        writable: bool = True,
+        name: str = "",
     ) -> Region:
-        """Give the device access to `array`'s bytes; no copy is made, the region keeps the array alive.
+        """Give the device access to the bytes of `buffer`; no copy is made, the region keeps it alive.
 
-        `array` is any C-contiguous array of at least a byte; one that numpy holds read-only becomes a
-        read-only region. With `base` None memory picks a 4 GiB-aligned address which it will not pick again
-        until the address space has been used up, so that a stale address faults. Raises ValueError for
-        an array that is empty or not contiguous, and for a base where the region would overlap another
-        or leave the 64-bit address space.
+        `buffer` is C-contiguous and holds at least a byte; a read-only one becomes a read-only region.
+        With `base` None memory picks a 4 GiB-aligned address which it will not pick again until the
+        address space has been used up, so that a stale address faults. Raises ValueError for a buffer
+        that is empty or not contiguous, and for a base where the region would overlap another or leave
+        the 64-bit address space.
         """
-        if array.ndim != 1 or array.dtype != np.uint8:
-            if not array.flags.c_contiguous:
-                raise ValueError(f"a region needs a C-contiguous array, not strides {array.strides}")
-            array = array.reshape(-1).view(np.uint8)
-        elif not array.flags.c_contiguous:
-            raise ValueError(f"a region needs a C-contiguous array, not strides {array.strides}")
-        view = memoryview(array)  # type: ignore[arg-type]
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        if view.ndim != 1 or view.format != "B" or not view.c_contiguous:
+            view = _as_bytes(view)
         size = len(view)
         if size == 0:
-            raise ValueError("a region needs at least one byte, the array is empty")
+            raise ValueError("a region needs at least one byte, the buffer is empty")
         with self._lock:
             if base is None:
-                base = self._pick_base(size)
-            region = Region(base, array, view, writable and not view.readonly, name)
-            self._insert(region)
+                base = self._next_base
+                top = self._sorted[-1].end if self._sorted else 0
+                if base < top or base + size > ADDRESS_SPACE - WINDOW:
+                    base = self._pick_base(size)
+                self._next_base = base + (size + WINDOW - 1 & -WINDOW)
+                region = Region(base, view, writable and not view.readonly, name)
+                self._insert(region)
+            else:
+                region = Region(base, view, writable and not view.readonly, name)
+                self._check_free(region)
+                self._insert(region)
         return region
 
     def _pick_base(self, size: int) -> int:
-        span = -(-size // WINDOW) * WINDOW
+        """The next free address that has `size` bytes; the way when fixed regions or the top are in it."""
         base = self._next_base
         # Two turns round the address space meet each region at most twice, so this ends.
         for _ in range(2 * len(self._sorted) + 2):
-            if base + span > ADDRESS_SPACE:
+            if base + size > ADDRESS_SPACE:
                 base = WINDOW
-            hit = self._first_overlap(base, span)
+            hit = self._first_overlap(base, size)
             if hit is None:
-                self._next_base = base + span
                 return base
-            base = -(-hit.end // WINDOW) * WINDOW
+            base = hit.end + WINDOW - 1 & -WINDOW
         raise ValueError(f"no free addresses for a region of {size} bytes")
 
     def _first_overlap(self, base: int, size: int) -> Region | None:
         regions = self._sorted
-        if not regions or regions[-1].end <= base:
-            return None
         index = bisect_right(regions, base, key=_base_of)
         for region in regions[max(index - 1, 0) : index + 1]:
             if region.base < base + size and base < region.end:
                 return region
         return None
 
-    def _insert(self, region: Region) -> None:
+    def _check_free(self, region: Region) -> None:
         if region.base < 0 or region.end > ADDRESS_SPACE:
             raise ValueError(f"{region!r} leaves the 64-bit address space")
         other = self._first_overlap(region.base, region.size)
         if other is not None:
             raise ValueError(f"{region!r} overlaps {other!r}")
+
+    def _insert(self, region: Region) -> None:
         regions = self._sorted
         if not regions or regions[-1].base < region.base:
             regions.append(region)
@@ -208,9 +233,13 @@ class HostMemory:
                     raise ValueError(f"{region!r} is not a region of this memory")
                 del regions[index]
             windows = self._windows
-            for window in range(region.base >> WINDOW_SHIFT, (region.end - 1 >> WINDOW_SHIFT) + 1):
+            window = region.base >> WINDOW_SHIFT
+            last = region.end - 1 >> WINDOW_SHIFT
+            while window <= last:
                 if windows.get(window) is region:
                     del windows[window]
+                window += 1
+            self.generation += 1
 
     # -- access -------------------------------------------------------------------------------------------
 

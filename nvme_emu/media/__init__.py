@@ -1,6 +1,16 @@
 """Media: where the blocks of a namespace are kept."""
 
 from nvme_emu.media.base import Media, MediaError
+from nvme_emu.media.image import ImageMedia
+from nvme_emu.media.opening import open_media
 from nvme_emu.media.ram import RamMedia
+from nvme_emu.media.sparse import SparseMedia
 
-__all__ = ["Media", "MediaError", "RamMedia"]
+__all__ = [
+    "ImageMedia",
+    "Media",
+    "MediaError",
+    "RamMedia",
+    "SparseMedia",
+    "open_media",
+]

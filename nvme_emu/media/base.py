@@ -47,7 +47,7 @@ class Media(ABC):
 
     @abstractmethod
     def zero(self, offset: int, nbytes: int, fua: bool = False) -> None:
-        """Make `nbytes` bytes at `offset` read as zeroes and stay allocated (Write Zeroes)."""
+        """Make `nbytes` bytes at `offset` read as zeroes (Write Zeroes); `fua` as with `write`."""
 
     @abstractmethod
     def discard(self, offset: int, nbytes: int) -> None:

@@ -203,3 +203,22 @@ def test_anonymous_array_is_zeroed_and_aligned() -> None:
 def test_anonymous_array_of_no_bytes_raises_value_error() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         anonymous_array(0)
+
+
+@pytest.mark.parametrize("buffer", [bytearray(16), memoryview(bytearray(16)), np.zeros(2, np.uint64)], ids=str)
+def test_region_over_any_writable_buffer_shares_it(buffer: bytearray) -> None:
+    memory = HostMemory()
+    region = memory.add_region(buffer)
+
+    memory.write(region.base + 3, b"abc")
+
+    assert bytes(buffer) == b"\0\0\0abc".ljust(16, b"\0")
+    assert region.array.nbytes == 16
+    assert region.array[3] == ord("a")
+
+
+def test_region_over_bytes_is_read_only() -> None:
+    region = HostMemory().add_region(memoryview(b"constant"))
+
+    assert not region.writable
+    assert not region.array.flags.writeable
