@@ -42,7 +42,8 @@ class MachineConfig:
     ``size`` bytes, or text such as "256M"; None takes an existing image as large as it is. ``image`` a path;
     without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
     "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
-    ``host`` its driver. ``namespaces`` share ``size`` equally.
+    ``host`` its driver. ``namespaces`` share ``size`` equally. ``driver_class`` is who drives the device: a
+    subclass of NvmeDriver, to test or compare one's own.
     """
 
     size: int | str | None = None
@@ -62,6 +63,7 @@ class MachineConfig:
     host: HostModel = field(default_factory=HostModel)
     costs: kworker.SimCosts = field(default_factory=kworker.SimCosts)
     controller: ControllerConfig = field(default_factory=ControllerConfig)
+    driver_class: type[NvmeDriver] = NvmeDriver
 
     def __post_init__(self) -> None:
         if self.clock not in CLOCKS:
@@ -113,7 +115,7 @@ class Machine:
             self.memory = HostMemory()
             self.controller = self._make_controller()
             self.port = InprocTransport(self.controller, self.memory, self.runtime)
-            self.driver = NvmeDriver(self.port, self.runtime, config.driver_config(), self.trace)
+            self.driver = config.driver_class(self.port, self.runtime, config.driver_config(), self.trace)
             self.driver.probe()
             undo.callback(self.driver.shutdown)
             self._closing = undo.pop_all()
