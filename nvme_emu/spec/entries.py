@@ -6,7 +6,7 @@ import struct
 
 from .base import Structure, u8, u16, u32, u64
 from .commands import DSM_CONTEXT, DSM_RANGE, DSM_RANGE_SIZE
-from .queues import CQE, CQE_SIZE, SQE, SQE_FLAGS, SQE_WIDE, SQE_SIZE, STATUS_P, Cqe, Sqe, SqeWide
+from .queues import CQE, CQE_SIZE, SQE, SQE_FLAGS, SQE_SIZE, SQE_WIDE, STATUS_P, Cqe, Sqe, SqeWide
 
 __all__ = [
     "CQE_DTYPE",

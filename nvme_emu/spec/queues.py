@@ -52,7 +52,6 @@ __all__ = [
     "SQE_WIDE_DTYPE",
     "SQE_WIDE_LAYOUT",
     "SQE_SIZE",
-    "SQE_WIDE",
     "STATUS_P",
     "Cqe",
     "Sqe",
