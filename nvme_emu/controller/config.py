@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nvme_emu.spec.registers import CAP_CSS_ADMIN, CAP_CSS_IOCS, CAP_CSS_NVM
+
 __all__ = ["MAX_NAMESPACES", "ControllerConfig", "NamespaceConfig"]
 
 MAX_NAMESPACES = 1024
@@ -60,10 +62,10 @@ class ControllerConfig:
 
     # CAP (Base 2.1, 3.1.4.1)
     queue_entries_max: int = 65536
-    contiguous_queues: bool = True
     ready_timeout_ms: int = 15_000
     dstrd: int = 0
     nssrs: bool = True
+    css: int = CAP_CSS_NVM | CAP_CSS_IOCS
     mpsmin: int = 0
     mpsmax: int = 4
 
@@ -102,6 +104,8 @@ class ControllerConfig:
         _check("queue_entries_max", self.queue_entries_max, 2, 65536, "CAP.MQES, zero-based, at least 1h")
         _check("ready_timeout_ms", self.ready_timeout_ms, 500, 127_500, "CAP.TO in 500 ms units")
         _check("dstrd", self.dstrd, 0, 15, "CAP.DSTRD")
+        if not self.css & CAP_CSS_NVM or self.css & ~(CAP_CSS_NVM | CAP_CSS_IOCS | CAP_CSS_ADMIN):
+            raise ValueError(f"css={self.css!r}: must offer the NVM Command Set (CAP.CSS bit 0), and no reserved bits")
         _check("mpsmin", self.mpsmin, 0, 15, "CAP.MPSMIN")
         _check("mpsmax", self.mpsmax, self.mpsmin, 15, "CAP.MPSMAX, not below CAP.MPSMIN")
         _check("mdts", self.mdts, 0, 20, "Identify Controller MDTS")
@@ -131,6 +135,11 @@ class ControllerConfig:
     def mdts_bytes(self) -> int:
         """The largest transfer of one command in bytes; 0 for no limit."""
         return 1 << (12 + self.mpsmin + self.mdts) if self.mdts else 0
+
+    @property
+    def wzsl_bytes(self) -> int:
+        """The largest Write Zeroes in bytes; 0 for no limit."""
+        return 1 << (12 + self.mpsmin + self.wzsl) if self.wzsl else 0
 
     @property
     def doorbell_stride(self) -> int:

@@ -1,41 +1,68 @@
 """The device, without I/O of its own: registers and doorbells in, completions and vectors out.
 
-A transport holds one lock around it, tells it the time with ``step`` and delivers the vectors that
-``take_irqs`` gives. It never reads a clock, never waits and never raises at a host's mistake.
+A transport holds one lock around it, tells it the time with `step` and delivers the vectors that `take_irqs`
+gives. It never reads a clock, never waits and never raises at a host's mistake:
+
+    transport                     controller
+    mmio_write, ring_sq, …  ──►   note it
+    step(now_ns)            ──►   end what is due, fetch and execute commands, write completions
+    take_irqs()             ──►   the vectors to deliver, outside the lock
+    next_deadline()         ──►   when step must be called again, though nobody rings
+
+Data moves when a command is fetched, in fetch order; its completion is written when the latency model says that
+the device is done. Commands in flight are *timed* (they have a completion slot and a time) or *parked* (their
+handler keeps them: an Asynchronous Event Request).
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nvme_emu.controller.admin import ADMIN_HANDLERS
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
+from nvme_emu.controller.counters import Counters
+from nvme_emu.controller.dispatch import run_turn
+from nvme_emu.controller.events import AsyncEvents
+from nvme_emu.controller.features import Features
+from nvme_emu.controller.logs import ErrorLog, Logs
+from nvme_emu.controller.namespace import Namespace
+from nvme_emu.controller.pcie.arbitration import RoundRobin
+from nvme_emu.controller.pcie.interrupts import Interrupts
+from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
+from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
+from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
+from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.core.memory import HostMemory
-from nvme_emu.core.trace import TraceHub
+from nvme_emu.core.segments import map_prps
+from nvme_emu.core.trace import ControllerState, Doorbell, PostCqe, RegisterWrite, TraceHub
+from nvme_emu.spec.events import AsyncErrorInfo, AsyncEventType
+from nvme_emu.spec.logs import LogPage
+from nvme_emu.spec.queues import CQE_SIZE, SQE_SIZE
+from nvme_emu.spec.registers import AQA, CC, CC_EN, CC_SHN_ABRUPT, CC_SHN_NORMAL, Reg
+from nvme_emu.spec.status import MORE
+
+if TYPE_CHECKING:
+    from nvme_emu.controller.latency import LatencyModel
 
 __all__ = ["Controller"]
 
+_DWORD = 0xFFFF_FFFF
+_DOORBELLS = int(Reg.DOORBELLS)
+_NO_LIMIT = 1 << 62
+
+# States in which commands in flight may still end.
+_POSTING = frozenset((State.READY, State.STOPPING, State.STOPPED))
+
 
 class Controller:
-    """An NVMe controller behind a PCI Express front door (skeleton: the final one keeps these names).
+    """An NVMe controller behind a PCI Express front door.
 
-    Attributes that admin handlers use:
-
-    * ``config``, ``namespaces`` (nsid -> Namespace), ``memory``, ``trace``, ``rng``, ``now_ns``
-    * ``page_size``: bytes of CC.MPS
-    * ``registers``: ``.cc``, ``.csts``, ``.cap``, ``.vs`` ints; ``registers.fail(why)`` sets CSTS.CFS
-    * ``rings``: ``create_cq(qid, base, size, vector, ien)``, ``create_sq(qid, base, size, cqid, prio)``,
-      ``delete_cq(qid)``, ``delete_sq(qid)``; ``.sqs`` and ``.cqs`` dicts by qid. They check everything (identifier,
-      size, vector, address) and raise CommandError with the status and location of Create/Delete I/O Queue;
-      handlers only decode. ``size`` counts from one. delete_sq aborts what is in flight.
-    * ``outstanding``: (sqid, cid) -> Command, every command fetched and not completed (parked or timed);
-      ``complete(cmd, status=Status.ABORT_REQ)`` ends any of them at once.
-    * ``counters``: see Counters
-    * ``features``, ``error_log``, ``events``, ``logs``: C2's, made in the constructor as ``Features(config)``,
-      ``ErrorLog(config)``, ``AsyncEvents(self)``, ``Logs(self)``; ``.reset()`` is called on a controller reset
-      where it exists. After each Set Features the controller re-reads ``features.arbitration_burst`` (commands
-      per turn, 0 = no limit), ``features.write_cache_enabled``.
+    `namespaces` maps nsid to Namespace, `outstanding` (sqid, cid) to each command in flight. With `strict` an
+    exception of our own making leaves the controller after CSTS.CFS was set; else it is only traced and kept
+    in `internal_error`.
     """
 
     def __init__(
@@ -43,32 +70,455 @@ class Controller:
         config: ControllerConfig,
         *,
         memory: HostMemory,
-        namespaces: Sequence[Any],
-        latency: Any = None,
+        namespaces: Sequence[Namespace],
+        latency: LatencyModel | None = None,
         trace: TraceHub | None = None,
         rng: Any = None,
         strict: bool = False,
     ) -> None:
+        """Raises ValueError for namespaces that share an identifier or have one above the configured number."""
         self.config = config
         self.memory = memory
         self.namespaces = {namespace.nsid: namespace for namespace in namespaces}
+        if len(self.namespaces) != len(namespaces):
+            raise ValueError(f"namespaces share an identifier: {sorted(ns.nsid for ns in namespaces)}")
+        if any(nsid > config.namespaces_max for nsid in self.namespaces):
+            raise ValueError(f"nsid {max(self.namespaces)} is above namespaces_max={config.namespaces_max}")
         self.latency = latency
         self.trace = trace if trace is not None else TraceHub()
         self.rng = rng
         self.strict = strict
-        self.now_ns = 0
-        self.page_size = 4096
-        self.outstanding: dict[tuple[int, int], Command] = {}
-        self.rings: Any = None
-        self.registers: Any = None
-        self.counters: Any = None
+        self.internal_error: Exception | None = None
+        self.admin_handlers = ADMIN_HANDLERS
 
-    def complete(self, cmd: Command, status: int = 0, dw0: int = 0) -> None:
-        """End a command that its handler kept, exactly once; a second call does nothing."""
+        self.now_ns = 0
+        self.counters = Counters()
+        self.outstanding: dict[tuple[int, int], Command] = {}
+        self.registers = RegisterFile(config)
+        self.interrupts = Interrupts(config.vectors, self.trace, lambda: self.now_ns)
+        self.arbiter = RoundRobin()
+        self.rings = Rings(memory, self.registers, config.vectors, self._queue_deleted)
+        self.features = Features(config)
+        self.error_log = ErrorLog(config)
+        self.events = AsyncEvents(self)
+        self.logs = Logs(self)
+
+        self.running = False
+        """Whether commands are fetched."""
+        self.page_size = self.registers.page_size
+        self.transfer_bytes_max = config.mdts_bytes or _NO_LIMIT
+        self.write_through = False
+        self._stride_shift = config.doorbell_stride.bit_length() - 1
+        # Timed commands: (done_ns, sequence, command, status field, dw0). Entries of commands that were ended
+        # otherwise stay until they come up; `_timed` counts the live ones.
+        self._due: list[tuple[int, int, Command, int, int]] = []
+        self._sequence = 0
+        self._timed = 0
+        self._busy_since_ns = 0
+        # What the state is waiting for: a time span that the next step starts, then a point in time.
+        self._state_delay_ns: int | None = None
+        self._state_deadline_ns: int | None = None
+        self.apply_features()
+
+    @property
+    def state(self) -> State:
+        """Where in its life the controller is."""
+        return self.registers.state
+
+    # -- what a transport calls -----------------------------------------------------------------------------
+
+    def mmio_read(self, offset: int, size: int) -> int:
+        """`size` bytes of BAR0 at `offset`, little-endian. See `pcie.registers` for odd sizes."""
+        return self.registers.read(offset, size)
+
+    def mmio_write(self, offset: int, size: int, value: int) -> None:
+        """Write `size` bytes to BAR0 at `offset`. What the specification does not define is dropped."""
+        try:
+            emit = self.trace.emit
+            if emit is not None:
+                emit(RegisterWrite(self.now_ns, offset, size, value))
+            if size == 4 and offset >= _DOORBELLS and not offset & 3:
+                self._doorbell(offset, value)
+            elif size == 4 and offset >= 0 and not offset & 3:
+                self._write_dword(offset, value & _DWORD)
+            elif size == 8 and 0 <= offset < _DOORBELLS and not offset & 3:
+                self._write_dword(offset, value & _DWORD)
+                self._write_dword(offset + 4, value >> 32 & _DWORD)
+            else:
+                self._note(f"dropped a write of {size} bytes at {offset:#x}: neither a dword nor two")
+        except Exception as error:
+            self._broken(error)
+
+    def ring_sq(self, qid: int, tail: int) -> None:
+        """Submission queue `qid`'s tail doorbell was written."""
+        try:
+            emit = self.trace.emit
+            if emit is not None:
+                emit(Doorbell(self.now_ns, qid, False, tail))
+            sq = self.rings.sqs.get(qid)
+            if sq is None or not self.running:
+                self._bad_doorbell(qid, tail, "submission", sq is None)
+            elif sq.move_tail(tail):
+                if not sq.in_line:
+                    self.arbiter.add(sq)
+            else:
+                self._bad_doorbell(qid, tail, "submission", False)
+        except Exception as error:
+            self._broken(error)
+
+    def ring_cq(self, qid: int, head: int) -> None:
+        """Completion queue `qid`'s head doorbell was written."""
+        try:
+            emit = self.trace.emit
+            if emit is not None:
+                emit(Doorbell(self.now_ns, qid, True, head))
+            cq = self.rings.cqs.get(qid)
+            if cq is None or not cq.move_head(head):
+                self._bad_doorbell(qid, head, "completion", cq is None)
+                return
+            while cq.backlog and cq.free:
+                late = cq.backlog.popleft()
+                cq.free -= 1
+                self._post(late.sq, late.cid, late.status, late.dw0)
+            if cq.blocked and cq.free:
+                self.arbiter.unpark(cq)
+        except Exception as error:
+            self._broken(error)
+
+    def step(self, now_ns: int) -> None:
+        """Do all work that is due at `now_ns`, at most `config.step_commands_max` commands of it."""
+        try:
+            self.now_ns = now_ns
+            if self._state_delay_ns is not None or self._state_deadline_ns is not None:
+                self._state_timer()
+            if self._due and self._due[0][0] <= now_ns:
+                self._end_due()
+            if self.running and self.arbiter.line:
+                self._fetch()
+        except Exception as error:
+            self._broken(error)
+
+    def next_deadline(self) -> int | None:
+        """When (ns) `step` must be called again for work that is there; None when there is none.
+
+        A time that is not in the future means: at once.
+        """
+        if (self.running and self.arbiter.line) or self._state_delay_ns is not None:
+            return self.now_ns
+        due = self._due
+        while due and not self._is_live(due[0][2]):
+            heapq.heappop(due)
+        deadline = self._state_deadline_ns
+        if due and self.state in _POSTING and (deadline is None or due[0][0] < deadline):
+            return due[0][0]
+        return deadline
+
+    def take_irqs(self) -> tuple[int, ...]:
+        """The vectors raised since the last call; masked ones stay pending."""
+        return self.interrupts.take()
+
+    def mask_vector(self, vector: int, masked: bool) -> None:
+        """Write the mask bit of an MSI-X vector; unmasking raises what is pending."""
+        self.interrupts.mask(vector, masked)
+
+    # -- what command handlers call -------------------------------------------------------------------------
 
     def send(self, cmd: Command, data: bytes | bytearray | memoryview) -> None:
-        """Move data to the host by the command's PRPs. Raises CommandError for bad PRPs."""
+        """Move data to the host by the command's PRPs. Raises CommandError for bad ones, before anything moved."""
+        source = memoryview(data).cast("B")
+        at = 0
+        for view in map_prps(self.memory, cmd.prp1, cmd.prp2, len(source), self.page_size, True):
+            view[:] = source[at : at + len(view)]
+            at += len(view)
 
     def receive(self, cmd: Command, nbytes: int) -> bytes:
-        """Move ``nbytes`` from the host by the command's PRPs. Raises CommandError for bad PRPs."""
-        return b""
+        """A copy of `nbytes` that the command's PRPs describe. Raises CommandError for bad ones."""
+        return b"".join(map_prps(self.memory, cmd.prp1, cmd.prp2, nbytes, self.page_size))
+
+    def delay(self, cmd: Command, op: str, offset: int, nbytes: int, fua: bool = False) -> None:
+        """Let the latency model say when the device will have done this part of the command."""
+        if self.latency is not None:
+            done_ns = self.latency.submit(op, offset, nbytes, self.now_ns, fua=fua)
+            cmd.done_ns = max(cmd.done_ns, done_ns)
+
+    def complete(self, cmd: Command, status: int = 0, dw0: int = 0) -> None:
+        """End a command in flight now. A second call for the same command does nothing.
+
+        `status` is the 15-bit status field. The completion of a parked command waits if the queue is full.
+        """
+        if not self._is_live(cmd):
+            return
+        self._forget(cmd)
+        cq = cmd.sq.cq
+        if not cmd.done_ns:
+            if not cq.free:
+                cq.backlog.append(LateCompletion(cmd.sq, cmd.cid, status, dw0))
+                return
+            cq.free -= 1
+        self._post(cmd.sq, cmd.cid, status, dw0)
+
+    # -- what the dispatch loop calls -----------------------------------------------------------------------
+
+    def finish(self, cmd: Command, status: int, dw0: int) -> None:
+        """A fetched command has been executed: write its completion, now or when the device is done."""
+        if cmd.done_ns > self.now_ns:
+            self.defer(cmd, cmd.done_ns, status, dw0)
+        else:
+            self._post(cmd.sq, cmd.cid, status, dw0)
+
+    def defer(self, cmd: Command, done_ns: int, status: int = 0, dw0: int = 0) -> None:
+        """Keep a command, and the slot taken for it, until `done_ns`."""
+        cmd.done_ns = done_ns
+        self.outstanding[cmd.key] = cmd
+        cmd.sq.inflight += 1
+        if not self._timed:
+            self._busy_since_ns = self.now_ns
+        self._timed += 1
+        self._sequence += 1
+        heapq.heappush(self._due, (done_ns, self._sequence, cmd, status, dw0))
+
+    def park(self, cmd: Command) -> None:
+        """Keep a command whose handler will end it, and give its slot back meanwhile."""
+        cmd.done_ns = 0
+        self.outstanding[cmd.key] = cmd
+        cmd.sq.inflight += 1
+        cq = cmd.sq.cq
+        cq.free += 1
+        if cq.blocked:
+            self.arbiter.unpark(cq)
+
+    def log_error(self, cmd: Command, error: CommandError) -> int:
+        """Record a failed command in the error log; the status field for its completion."""
+        status = error.field
+        if self.error_log.record(cmd, status, error.location):
+            status |= MORE
+        return status
+
+    def apply_features(self) -> None:
+        """Take over the features that the hot path keeps at hand; called after each Set Features."""
+        self.arbiter.burst = self.features.arbitration_burst
+        self.write_through = not self.features.write_cache_enabled
+
+    def fail(self, why: str) -> None:
+        """Something from which only a reset helps: CSTS.CFS (Base 2.1, 9.5)."""
+        self._input(Input.FATAL, why)
+
+    # -- commands in flight ---------------------------------------------------------------------------------
+
+    def _is_live(self, cmd: Command) -> bool:
+        return self.outstanding.get(cmd.key) is cmd
+
+    def _forget(self, cmd: Command) -> None:
+        del self.outstanding[cmd.key]
+        cmd.sq.inflight -= 1
+        if cmd.done_ns:
+            self._timed -= 1
+            if not self._timed:
+                self.counters.busy_ns += self.now_ns - self._busy_since_ns
+
+    def _end_due(self) -> None:
+        due, now_ns = self._due, self.now_ns
+        while due and due[0][0] <= now_ns and self.state in _POSTING:
+            _, _, cmd, status, dw0 = heapq.heappop(due)
+            if self._is_live(cmd):
+                self._forget(cmd)
+                self._post(cmd.sq, cmd.cid, status, dw0)
+
+    def _post(self, sq: SubmissionQueue, cid: int, status: int, dw0: int) -> None:
+        """Write a completion into the slot that was taken for it."""
+        cq = sq.cq
+        lost = self.rings.lost()
+        if lost is not None:
+            self.fail(lost)
+        if self.state not in _POSTING:
+            self.counters.dropped += 1
+            return
+        cq.write(sq, cid, status, dw0)
+        self.counters.posted += 1
+        emit = self.trace.emit
+        if emit is not None:
+            emit(PostCqe(self.now_ns, cq.qid, sq.qid, cid, status, sq.head))
+        if cq.ien:
+            self.interrupts.raise_vector(cq.vector)
+
+    def _queue_deleted(self, sq: SubmissionQueue) -> None:
+        """Nothing of a deleted queue may be served any more. Delete I/O SQ has ended its commands in flight."""
+        self.arbiter.remove(sq)
+
+    def _drop_commands(self) -> None:
+        """A reset: what is in flight ends without a completion, and is counted."""
+        waiting = sum(len(cq.backlog) for cq in self.rings.cqs.values())
+        self.counters.dropped += len(self.outstanding) + waiting
+        if self._timed:
+            self.counters.busy_ns += self.now_ns - self._busy_since_ns
+        self._timed = 0
+        self._due.clear()
+        self.outstanding.clear()
+
+    # -- fetching -------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        lost = self.rings.lost()
+        if lost is not None:
+            self.fail(lost)
+            return
+        arbiter = self.arbiter
+        budget = self.config.step_commands_max
+        while budget and arbiter.line and self.running:
+            sq = arbiter.next()
+            budget -= run_turn(self, sq, arbiter.turn_length(budget))
+            if sq.head != sq.tail:
+                if sq.cq.free:
+                    arbiter.add(sq)
+                else:
+                    arbiter.park(sq)
+
+    def _bad_doorbell(self, qid: int, value: int, kind: str, missing: bool) -> None:
+        """Ignored, with an asynchronous event while there are queues to tell it through (Base 2.1, 5.1.2)."""
+        self._note(f"ignored {value:#x} in the doorbell of {kind} queue {qid}: {self._doorbell_fault(missing)}")
+        if self.running:
+            info = AsyncErrorInfo.INVALID_DOORBELL_REGISTER if missing else AsyncErrorInfo.INVALID_DOORBELL_VALUE
+            self.events.post(AsyncEventType.ERROR, info, LogPage.ERROR_INFORMATION)
+
+    def _doorbell_fault(self, missing: bool) -> str:
+        if not self.running:
+            return f"the controller is {self.state.value}"
+        return "there is no such queue" if missing else "out of range, or more or less than there is room for"
+
+    # -- registers ------------------------------------------------------------------------------------------
+
+    def _doorbell(self, offset: int, value: int) -> None:
+        index, rest = divmod(offset - _DOORBELLS, 1 << self._stride_shift)
+        if rest or offset >= self.config.bar_size:
+            self._note(f"dropped a write at {offset:#x}: no doorbell is there")
+        elif index & 1:
+            self.ring_cq(index >> 1, value & 0xFFFF)
+        else:
+            self.ring_sq(index >> 1, value & 0xFFFF)
+
+    def _write_dword(self, offset: int, value: int) -> None:
+        registers = self.registers
+        if offset == Reg.CC:
+            self._write_cc(value)
+        elif offset == Reg.CSTS:
+            registers.clear_status(value)
+        elif offset == Reg.NSSR:
+            if registers.is_subsystem_reset(value):
+                self._input(Input.SUBSYSTEM_RESET)
+        elif not registers.store(offset, value):
+            self._note(f"ignored a write of {value:#x} to the property at {offset:#x}")
+
+    def _write_cc(self, value: int) -> None:
+        registers = self.registers
+        old = CC.unpack(registers.cc)
+        registers.cc = registers.merge_cc(value)
+        new = CC.unpack(registers.cc)
+        if new.en and not old.en:
+            why = self._bad_enable()
+            self._input(Input.ENABLE if why is None else Input.BAD_ENABLE, why or "")
+        elif old.en and not new.en:
+            # All properties but those of the admin queues go to their defaults (Base 2.1, 3.7.2).
+            registers.cc = CC.pack(shn=new.shn)
+            self._input(Input.DISABLE)
+        if new.shn in (CC_SHN_NORMAL, CC_SHN_ABRUPT) and old.shn != new.shn:
+            self._input(Input.SHUTDOWN)
+        elif old.shn and not new.shn:
+            self._input(Input.RESUME)
+
+    def _bad_enable(self) -> str | None:
+        registers = self.registers
+        why = bad_enable(self.config, registers.cc, registers.aqa)
+        if why is None:
+            sizes = AQA.unpack(registers.aqa)
+            try:
+                self.memory.find(registers.asq, (sizes.asqs_z + 1) * SQE_SIZE)
+                self.memory.find(registers.acq, (sizes.acqs_z + 1) * CQE_SIZE, True)
+            except DmaError as error:
+                why = f"an admin queue is outside host memory: {error}"
+        return why
+
+    # -- the state machine's actions ------------------------------------------------------------------------
+
+    def _input(self, what: Input, why: str = "") -> None:
+        """Take the transition that the table names, if it names one."""
+        found = TRANSITIONS.get((self.state, what))
+        if found is None:
+            return
+        self.registers.state, action = found
+        self._note(f"{self.state.value} ({why or what.value})")
+        self._state_delay_ns = self._state_deadline_ns = None
+        if action is Action.START:
+            self.page_size = self.registers.page_size
+            self._start_timer(self.config.ready_ns)
+        elif action is Action.OPEN:
+            self._open_admin_queues()
+        elif action is Action.RESET:
+            self._reset(what)
+        elif action is Action.SHUT:
+            self.running = False
+            abrupt = CC["shn"].extract(self.registers.cc) == CC_SHN_ABRUPT
+            self._start_timer(0 if abrupt else self.config.shutdown_ns)
+        elif action is Action.FLUSH:
+            self._flush_media()
+        elif action is Action.HALT:
+            self.running = False
+
+    def _start_timer(self, delay_ns: int) -> None:
+        if delay_ns:
+            self._state_delay_ns = delay_ns
+        else:
+            self._input(Input.TIMER)
+
+    def _state_timer(self) -> None:
+        if self._state_delay_ns is not None:
+            self._state_deadline_ns = self.now_ns + self._state_delay_ns
+            self._state_delay_ns = None
+        elif self._state_deadline_ns is not None and self._state_deadline_ns <= self.now_ns:
+            self._state_deadline_ns = None
+            self._input(Input.TIMER)
+
+    def _open_admin_queues(self) -> None:
+        sizes = AQA.unpack(self.registers.aqa)
+        try:
+            self.rings.open_admin(
+                self.registers.asq, sizes.asqs_z + 1, self.registers.acq, sizes.acqs_z + 1
+            )
+        except DmaError as error:
+            self.fail(f"an admin queue is outside host memory: {error}")
+            return
+        self.running = True
+
+    def _reset(self, what: Input) -> None:
+        """Controller Level Reset (Base 2.1, 3.7.2): queues and commands are gone, features are back to saved."""
+        self.running = False
+        self._drop_commands()
+        self.arbiter.clear()
+        self.rings.clear()
+        self.interrupts.reset()
+        self.features.reset()
+        self.events.reset()
+        self.apply_features()
+        if what is Input.SUBSYSTEM_RESET:
+            self.registers.reset_subsystem()
+        elif self.state is State.RESETTING:
+            self._start_timer(self.config.reset_ns)
+
+    def _flush_media(self) -> None:
+        for namespace in self.namespaces.values():
+            try:
+                namespace.media.flush()
+            except OSError as error:
+                self.counters.media_errors += 1
+                self._note(f"flushing namespace {namespace.nsid} at shutdown failed: {error}")
+
+    def _note(self, what: str) -> None:
+        emit = self.trace.emit
+        if emit is not None:
+            emit(ControllerState(self.now_ns, what))
+
+    def _broken(self, error: Exception) -> None:
+        """An exception that is nobody's fault but ours: the controller stops, the host sees CSTS.CFS."""
+        self.internal_error = error
+        self.fail(f"internal error: {type(error).__name__}: {error}")
+        if self.strict:
+            raise error

@@ -1,0 +1,237 @@
+"""Fetch, execute, post: the hottest code of the product.
+
+A turn of a submission queue is cut into runs of *plain* commands and single others:
+
+* `run_plain` takes the leading run of plain reads and writes (no flags, no FUA, a namespace that exists, in range,
+  within MDTS, good PRPs) without making an object a command. It stops before the first that is not plain.
+* `run_one` takes any command: it makes a `Command`, calls its handler and turns errors into statuses.
+
+Both mean the same; what is not plain, or fails a check of `run_plain`, is simply left to `run_one`,
+which finds out what the answer is. The column gait (`columns`) is a third of the kind: it has `run_plain`'s contract
+and takes long runs at once.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from nvme_emu.controller.columns import COLUMNS_MIN, run_columns
+from nvme_emu.controller.command import Command, Pending
+from nvme_emu.controller.nvm import NVM_HANDLERS, READ_OR_WRITE, fail_medium
+from nvme_emu.controller.pcie.rings import CQE_BODY, CQE_STATUS_WORD, CQE_WORDS
+from nvme_emu.core.errors import CommandError, DmaError
+from nvme_emu.core.segments import map_prps
+from nvme_emu.core.trace import FetchCmd, PostCqe
+from nvme_emu.spec.commands import RW_NLB_MASK, join64
+from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
+from nvme_emu.spec.queues import CQE_SIZE, FUSE_MASK, PSDT_MASK, SQE, SQE_DTYPE, SQE_SIZE
+from nvme_emu.spec.status import Status
+
+if TYPE_CHECKING:
+    from nvme_emu.controller.controller import Controller
+    from nvme_emu.controller.pcie.rings import SubmissionQueue
+
+__all__ = ["run_one", "run_plain", "run_turn"]
+
+# What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
+_RW = struct.Struct("<BBHI16xQQQI12x")
+assert _RW.size == SQE_SIZE
+assert [SQE_DTYPE.fields[name][1] for name in ("prp1", "prp2", "cdw10", "cdw12")] == [24, 32, 40, 48]
+
+# Plain ints: comparing with an IntEnum member costs more.
+_READ = int(NvmOpcode.READ)
+_WRITE = int(NvmOpcode.WRITE)
+
+_FUSE, _PSDT, _OPCODE, _CID = (1, 0), (1, 6), (0, 0), (2, 0)
+
+
+def run_turn(ctrl: Controller, sq: SubmissionQueue, budget: int) -> int:
+    """Take up to ``budget`` commands of a queue; returns how many were fetched.
+
+    Stops early when the queue is empty, its completion queue full or the controller no longer running.
+    """
+    cq = sq.cq
+    done = 0
+    while ctrl.running:
+        count = min(budget - done, (sq.tail - sq.head) % sq.size, cq.free)
+        if not count:
+            break
+        if sq.qid:
+            taken = run_columns(ctrl, sq, count) if count >= COLUMNS_MIN else 0
+            taken = taken or run_plain(ctrl, sq, count)
+            done += taken
+            if taken == count:
+                continue
+            if taken >= COLUMNS_MIN:
+                # A run has ended; what follows may be the next one.
+                count = min(budget - done, sq.waiting())
+                if count >= COLUMNS_MIN:
+                    continue
+        run_one(ctrl, sq)
+        done += 1
+    return done
+
+
+def run_plain(ctrl: Controller, sq: SubmissionQueue, count: int) -> int:
+    """Fetch and execute the leading plain commands, at most ``count``; returns how many.
+
+    There must be ``count`` commands in the queue and as many free slots.
+    """
+    ring, sqid, size, head, inflight = sq.view, sq.qid, sq.size, sq.head, sq.inflight
+    cq = sq.cq
+    cq_view, cq_words, cq_size, tail, phase = cq.view, cq.words, cq.size, cq.tail, cq.phase
+    find, namespaces, outstanding = ctrl.memory.find, ctrl.namespaces, ctrl.outstanding
+    page_size, nbytes_max, write_through = ctrl.page_size, ctrl.transfer_bytes_max, ctrl.write_through
+    latency, emit, now_ns = ctrl.latency, ctrl.trace.emit, ctrl.now_ns
+    in_page = page_size - 1
+    unpack, pack = _RW.unpack_from, CQE_BODY.pack_into
+    done = posted = reads = read_bytes = write_bytes = 0
+    failure: OSError | None = None
+    while done < count:
+        opcode, flags, cid, nsid, prp1, prp2, slba, cdw12 = unpack(ring, head * SQE_SIZE)
+        is_read = opcode == _READ
+        if not (is_read or opcode == _WRITE) or flags or cdw12 > RW_NLB_MASK:
+            break
+        namespace = namespaces.get(nsid)
+        if namespace is None or slba + cdw12 >= namespace.nsze or prp1 & 3:
+            break
+        shift = namespace.lba_shift
+        nbytes = (cdw12 + 1) << shift
+        if nbytes > nbytes_max or (inflight and (sqid, cid) in outstanding):
+            break
+        if write_through and not is_read and not namespace.media.volatile:
+            break
+        offset = slba << shift
+        stored = namespace.view
+        first = page_size - (prp1 & in_page)
+        try:
+            if stored is not None and nbytes <= first:
+                view, at = find(prp1, nbytes, is_read)
+                if is_read:
+                    view[at : at + nbytes] = stored[offset : offset + nbytes]
+                else:
+                    stored[offset : offset + nbytes] = view[at : at + nbytes]
+            else:
+                start = offset
+                media = namespace.media
+                for part in map_prps(ctrl.memory, prp1, prp2, nbytes, page_size, is_read):
+                    if is_read:
+                        media.read_into(start, part)
+                    else:
+                        media.write(start, part)
+                    start += len(part)
+        except (DmaError, CommandError):
+            break
+        except OSError as error:
+            failure = error
+            break
+        entry = head * SQE_SIZE
+        head += 1
+        if head == size:
+            head = 0
+        done += 1
+        if is_read:
+            reads += 1
+            read_bytes += nbytes
+        else:
+            write_bytes += nbytes
+        if emit is not None:
+            emit(FetchCmd(now_ns, sqid, cid, opcode, nsid, slba, cdw12 + 1))
+        if latency is not None:
+            done_ns = latency.submit("read" if is_read else "write", offset, nbytes, now_ns)
+            if done_ns > now_ns:
+                ctrl.defer(Command(sq, SQE.unpack_from(ring, entry)), done_ns)
+                inflight += 1
+                continue
+        pack(cq_view, tail * CQE_SIZE, 0, 0, head, sqid, cid)
+        cq_words[tail * CQE_WORDS + CQE_STATUS_WORD] = phase
+        posted += 1
+        tail += 1
+        if tail == cq_size:
+            tail = 0
+            phase ^= 1
+        if emit is not None:
+            emit(PostCqe(now_ns, cq.qid, sqid, cid, 0, head))
+    sq.head = head
+    cq.tail = tail
+    cq.phase = phase
+    cq.free -= done
+    counters = ctrl.counters
+    counters.fetched += done
+    counters.posted += posted
+    counters.read_commands += reads
+    counters.write_commands += done - reads
+    counters.read_bytes += read_bytes
+    counters.write_bytes += write_bytes
+    if posted and cq.ien:
+        ctrl.interrupts.raise_vector(cq.vector)
+    if failure is not None:
+        _fail_plain(ctrl, sq, failure)
+        done += 1
+    return done
+
+
+def _fail_plain(ctrl: Controller, sq: SubmissionQueue, failure: OSError) -> None:
+    """The medium failed the plain command at the head: it must not be asked a second time."""
+    cmd = _fetch(ctrl, sq)
+    is_read = cmd.opcode == _READ
+    namespace = ctrl.namespaces[cmd.nsid]
+    offset = join64(cmd.cdw10, cmd.cdw11) << namespace.lba_shift
+    ctrl.delay(cmd, "read" if is_read else "write", offset, (cmd.cdw12 + 1) << namespace.lba_shift)
+    try:
+        fail_medium(ctrl, failure, Status.READ_ERROR if is_read else Status.WRITE_FAULT)
+    except CommandError as error:
+        ctrl.finish(cmd, ctrl.log_error(cmd, error), 0)
+
+
+def _fetch(ctrl: Controller, sq: SubmissionQueue) -> Command:
+    """Take the command at the head of a queue, and the slot for its completion."""
+    cmd = Command(sq, SQE.unpack_from(sq.view, sq.head * SQE_SIZE))
+    sq.head = (sq.head + 1) % sq.size
+    sq.cq.free -= 1
+    ctrl.counters.fetched += 1
+    emit = ctrl.trace.emit
+    if emit is not None:
+        slba = blocks = 0
+        if sq.qid and cmd.opcode in READ_OR_WRITE:
+            slba, blocks = join64(cmd.cdw10, cmd.cdw11), (cmd.cdw12 & RW_NLB_MASK) + 1
+        emit(FetchCmd(ctrl.now_ns, sq.qid, cmd.cid, cmd.opcode, cmd.nsid, slba, blocks))
+    return cmd
+
+
+def run_one(ctrl: Controller, sq: SubmissionQueue) -> None:
+    """Fetch and execute one command of any kind; there must be one, and a free slot for its completion."""
+    cmd = _fetch(ctrl, sq)
+    try:
+        dw0 = _execute(ctrl, cmd)
+    except CommandError as error:
+        ctrl.finish(cmd, ctrl.log_error(cmd, error), 0)
+        return
+    if isinstance(dw0, Pending):
+        ctrl.park(cmd)
+        return
+    if not sq.qid and cmd.opcode == AdminOpcode.SET_FEATURES:
+        ctrl.apply_features()
+    ctrl.finish(cmd, 0, dw0)
+
+
+def _execute(ctrl: Controller, cmd: Command) -> int | Pending:
+    """What the handler says; every failure that is not ours is a CommandError."""
+    handlers = NVM_HANDLERS if cmd.sq.qid else ctrl.admin_handlers
+    if cmd.sq.inflight and cmd.key in ctrl.outstanding:
+        raise CommandError(Status.CMDID_CONFLICT, location=_CID)
+    handler = handlers.get(cmd.opcode)
+    if handler is None:
+        raise CommandError(Status.INVALID_OPCODE, location=_OPCODE)
+    if cmd.flags & FUSE_MASK:
+        raise CommandError(Status.INVALID_FIELD, location=_FUSE)
+    if cmd.flags & PSDT_MASK:
+        # SGLs are not supported (Identify Controller SGLS), and never are for admin commands on PCI Express.
+        raise CommandError(Status.INVALID_FIELD, location=_PSDT)
+    try:
+        return handler(ctrl, cmd)
+    except DmaError as error:
+        raise CommandError(Status.DATA_XFER_ERROR) from error
+    except OSError as error:
+        raise CommandError(Status.INTERNAL, dnr=False) from error

@@ -1,0 +1,78 @@
+"""A namespace: a medium divided into logical blocks, and its names (NVMe Base 2.1, 3.2.1 and 4.7.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["BlockMedia", "Namespace"]
+
+
+class BlockMedia(Protocol):
+    """What a namespace needs of its medium (``nvme_emu.media.Media`` is one): bytes at offsets.
+
+    ``array`` is the flat memory under it where reading and storing through it is always right, else None.
+    ``volatile`` says that nothing can be made durable, so that FUA and Flush have nothing to do.
+    What goes wrong with the medium is an OSError.
+    """
+
+    nbytes: int
+    volatile: bool
+    array: npt.NDArray[np.uint8] | None
+
+    def read_into(self, offset: int, out: memoryview) -> None: ...
+    def write(self, offset: int, data: memoryview, fua: bool = False) -> None: ...
+    def zero(self, offset: int, nbytes: int, fua: bool = False) -> None: ...
+    def discard(self, offset: int, nbytes: int) -> None: ...
+    def flush(self) -> None: ...
+    def equal(self, offset: int, data: memoryview) -> int: ...
+    def read_rows(self, rows: npt.NDArray[np.integer], row_nbytes: int, out: npt.NDArray[np.uint8]) -> None: ...
+    def write_rows(
+        self, rows: npt.NDArray[np.integer], row_nbytes: int, data: npt.NDArray[np.uint8], fua: bool = False
+    ) -> None: ...
+    def allocated_bytes(self) -> int: ...
+
+
+class Namespace:
+    """Logical blocks of ``lba_size`` bytes (512 or 4096) on a medium.
+
+    ``identity`` (a serial number, a seed) gives the NGUID, EUI-64 and UUID: the same identity and nsid give the
+    same names in every run. ``nsze`` is the size in logical blocks, ``nbytes`` the same in bytes; what the medium
+    has beyond them is not used. Raises ValueError when not one block fits.
+    """
+
+    __slots__ = ("eui64", "lba_shift", "lba_size", "media", "nbytes", "nguid", "nsid", "nsze", "uuid", "view")
+
+    def __init__(self, nsid: int, media: BlockMedia, lba_size: int = 512, *, identity: str = "nvme-emu") -> None:
+        if not 1 <= nsid <= 0xFFFF_FFFE:
+            raise ValueError(f"nsid={nsid}: must be 1 to FFFFFFFEh (Base 2.1, 3.2.1)")
+        if lba_size not in (512, 4096):
+            raise ValueError(f"lba_size={lba_size}: this controller formats 512 or 4096 bytes")
+        if media.nbytes < lba_size:
+            raise ValueError(f"nsid {nsid}: a medium of {media.nbytes} bytes holds no block of {lba_size}")
+        self.nsid = nsid
+        self.media = media
+        self.lba_size = lba_size
+        self.lba_shift = lba_size.bit_length() - 1
+        self.nsze = media.nbytes >> self.lba_shift
+        self.nbytes = self.nsze << self.lba_shift
+        # The medium's bytes for the hot path, which then copies without asking the medium.
+        self.view: memoryview | None = None if media.array is None else memoryview(media.array)  # type: ignore[arg-type]
+
+        digest = hashlib.sha256(f"{identity}/{nsid}".encode()).digest()
+        self.nguid = digest[:16]
+        self.eui64 = digest[16:24]
+        self.uuid = uuid.UUID(bytes=digest[8:24], version=4)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the medium gives deallocated blocks back (Identify Namespace NSFEAT, THINP)."""
+        return self.media.array is None
+
+    def __repr__(self) -> str:
+        return f"<Namespace {self.nsid} {self.nsze} blocks of {self.lba_size}>"

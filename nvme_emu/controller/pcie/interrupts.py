@@ -1,0 +1,70 @@
+"""MSI-X vectors: raised, masked, pending (PCI Express Base, 6.1.4.6; NVMe PCIe Transport 1.1, 3.5).
+
+Completions raise their queue's vector; a transport takes what was raised and delivers it. So all
+completions of one step share one message for each vector. A masked vector's message stays pending
+until it is unmasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nvme_emu.core.trace import RaiseIrq, TraceHub
+
+__all__ = ["Interrupts"]
+
+
+class Interrupts:
+    """The function's vectors, 0 to ``vectors - 1``. ``clock`` gives the controller's time for the trace."""
+
+    def __init__(self, vectors: int, trace: TraceHub, clock: Callable[[], int]) -> None:
+        self.vectors = vectors
+        self._trace = trace
+        self._clock = clock
+        self._raised: list[int] = []
+        self._is_raised = bytearray(vectors)
+        self._masked = bytearray(vectors)
+        self._pending = bytearray(vectors)
+
+    def raise_vector(self, vector: int) -> None:
+        """A message for ``vector`` is due. Hosts cannot name a vector that does not exist: Create I/O CQ checks."""
+        if self._is_raised[vector]:
+            return
+        if self._masked[vector]:
+            self._pending[vector] = 1
+            return
+        self._is_raised[vector] = 1
+        self._raised.append(vector)
+        emit = self._trace.emit
+        if emit is not None:
+            emit(RaiseIrq(self._clock(), vector))
+
+    def take(self) -> tuple[int, ...]:
+        """The vectors raised since the last call, each once, in the order in which they were raised."""
+        raised = self._raised
+        if not raised:
+            return ()
+        taken = tuple(raised)
+        raised.clear()
+        for vector in taken:
+            self._is_raised[vector] = 0
+        return taken
+
+    def mask(self, vector: int, masked: bool) -> None:
+        """Write a vector's mask bit; clearing it raises what is pending. A vector beyond the table has none."""
+        if not 0 <= vector < self.vectors:
+            return
+        self._masked[vector] = masked
+        if not masked and self._pending[vector]:
+            self._pending[vector] = 0
+            self.raise_vector(vector)
+
+    def is_pending(self, vector: int) -> bool:
+        """The vector's bit in the pending bit array."""
+        return 0 <= vector < self.vectors and bool(self._pending[vector])
+
+    def reset(self) -> None:
+        """A controller reset: no message of before is sent or pending. Masks are the host's and stay."""
+        self._raised.clear()
+        self._is_raised = bytearray(self.vectors)
+        self._pending = bytearray(self.vectors)
