@@ -1,6 +1,6 @@
 """The admin queue: each command that the driver sends to the controller as a whole, as a function.
 
-All of them block their caller until the controller answers, at most ``ADMIN_TIMEOUT_S``. The numbers are
+All of them block their caller until the controller answers, at most ``ADMIN_TIMEOUT_NS``. The numbers are
 Linux's: 32 entries, 30 tags, and CID 31 for the one Asynchronous Event Request that is outstanding.
 """
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from nvme_emu.driver.queue_pair import QueueContext
 
-__all__ = ["ADMIN_DEPTH", "ADMIN_TIMEOUT_S", "AdminQueue"]
+__all__ = ["ADMIN_DEPTH", "ADMIN_TIMEOUT_NS", "AdminQueue"]
 
 ADMIN_DEPTH = 32
 ADMIN_TAGS = 30
 AER_CID = 31
-ADMIN_TIMEOUT_S = 60
+ADMIN_TIMEOUT_NS = 60_000_000_000
 
 
 class AdminQueue:
@@ -47,7 +47,7 @@ class AdminQueue:
         self._on_stray = on_stray
         self.pair = QueuePair(context, 0, ADMIN_DEPTH, ADMIN_TAGS, self._stray)
         self.path = SyncPath(self.pair, context, on_timeout)
-        self.path.io_timeout_jiffies *= 2  # 60 s, twice the I/O queues'
+        self.path.timeout_ns = ADMIN_TIMEOUT_NS
 
     def execute(
         self,

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PerRequestPath", "PumpPath", "SubmitPath", "SyncPath"]
 
+IO_TIMEOUT_NS = 30_000_000_000
+"""Linux's io_timeout; the admin queue has twice as much."""
+
 PUMP_ROUNDS_MAX = 64
 """Rounds of one pump run before it queues itself again, so that flush and stop make progress."""
 
@@ -43,7 +46,7 @@ class SubmitPath(ABC):
     def __init__(self, pair: QueuePair, context: QueueContext, on_timeout: Callable[[Request], None]) -> None:
         self.pair = pair
         self.runtime: Runtime = context.runtime
-        self.io_timeout_jiffies = 30 * kworker.HZ
+        self.timeout_ns = IO_TIMEOUT_NS
         self._port = context.port
         self._trace = context.trace
         self._enqueue_ns = context.host.enqueue_ns
@@ -83,19 +86,20 @@ class SubmitPath(ABC):
             with _creation:
                 completion = rq._completion
                 if completion is None:
-                    completion = rq._completion = kworker.Completion(runtime=self.runtime)
+                    completion = kworker.Completion(runtime=self.runtime, name=rq.describe())
+                    completion.provider = task
+                    rq._completion = completion
         if rq.done:
             return
         if timeout_s is not None:
-            jiffies = max(0, -(-int(timeout_s * 1e9) // (1_000_000_000 // kworker.HZ)))
-            if not kworker.wait_for_completion_timeout(completion, jiffies) and not rq.done:
+            if not completion.wait(max(0, int(timeout_s * 1e9))) and not rq.done:
                 raise TimeoutError(f"{rq.describe()} is not done after {timeout_s} s; it goes on")
         elif self.runtime.virtual:
             # A simulation in which nothing more can happen says so itself; no timer is needed to find out.
-            kworker.wait_for_completion(completion)
+            completion.wait()
         else:
             while not rq.done:
-                if not kworker.wait_for_completion_timeout(completion, self.io_timeout_jiffies):
+                if not completion.wait(self.timeout_ns):
                     self._on_timeout(rq)
         emit = self._trace.emit
         if emit is not None:
@@ -170,10 +174,10 @@ class SyncPath(SubmitPath):
             self._wait_for_tag()
 
     def _wait_for_tag(self) -> None:
-        waiter = kworker.Completion(runtime=self.runtime)
+        waiter = kworker.Completion(runtime=self.runtime, name=f"a free tag of queue {self.pair.qid}")
         self._tag_waiters.append(waiter)
         if not self.pair.tags.free:
-            kworker.wait_for_completion_timeout(waiter, self.io_timeout_jiffies)
+            waiter.wait(self.timeout_ns)
 
     def _await(self, rq: Request) -> None:
         """Wait by polling if that is worth it, else by sleeping until the interrupt."""
