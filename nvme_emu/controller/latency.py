@@ -1,0 +1,323 @@
+"""How long a command takes: a device of queues, each a clock that says until when it is taken.
+
+    command processor ─► firmware ─► die (array read) ─► channel bus ─► link to the host      a read
+    command processor ─► firmware ─► link ─► write buffer: done                               a write
+                                               └─► channel bus ─► die (program)  behind its back
+
+`submit` moves the clocks of what the command uses and gives the time at which it is done. Nothing waits
+here and no clock is read: the caller says what time it is, in whole nanoseconds. The same profile,
+seed and calls give the same times.
+
+Two kinds of clocks. The command processor and the dies serve in order of arrival: a command starts when
+the one in front of it ends. A channel's bus and the link serve whoever has data ready, and commands become
+ready in another order than they came (the one that waits for a busy die must not hold up those behind it),
+so these count work instead: the clock is when all bytes submitted so far could have passed, and a command
+is done when its own bytes are through *and* that clock allows it. This gives the rate exactly and the
+waiting of single commands closely, without an event for each transfer.
+
+Left out, on purpose: data is not looked up (a read of a block that is still in the buffer, or never was
+written, goes to the flash), writes go to the dies in turn while reads find page n on die n mod dies, and
+garbage collection is the constant `write_amplification_pct`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from heapq import heappop, heappush
+from typing import Protocol
+
+from nvme_emu.controller.profiles import DeviceProfile
+
+__all__ = ["LatencyCounters", "LatencyModel", "Op", "Random"]
+
+
+class Op(IntEnum):
+    """What a command does to the device, as far as time is concerned."""
+
+    READ = 0
+    WRITE = 1
+    COMPARE = 2
+    """Data from the host, data from the flash, nothing back."""
+    VERIFY = 3
+    """A read without a transfer to the host."""
+    FLUSH = 4
+    DISCARD = 5
+    """Dataset Management, Write Zeroes, Write Uncorrectable: the map alone."""
+    ADMIN = 6
+
+
+_READS = frozenset({Op.READ, Op.COMPARE, Op.VERIFY})
+
+
+class Random(Protocol):
+    """The part of `random.Random` that is used; its `getrandbits` is the same on every Python."""
+
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+@dataclass(slots=True)
+class LatencyCounters:
+    """What the device has done since it was made. Bytes, ns, and pieces."""
+
+    host_read_bytes: int = 0
+    host_write_bytes: int = 0
+    media_read_bytes: int = 0
+    """Array reads, whole pages."""
+    media_write_bytes: int = 0
+    """Programs, padding and garbage collection included."""
+    erases: int = 0
+    retries: int = 0
+    die_busy_ns: list[int] = field(default_factory=list)
+    channel_busy_ns: list[int] = field(default_factory=list)
+    read_link_busy_ns: int = 0
+    write_link_busy_ns: int = 0
+
+    @property
+    def write_amplification(self) -> float:
+        """Bytes programmed for each byte from the host; 0.0 before the first."""
+        return self.media_write_bytes / self.host_write_bytes if self.host_write_bytes else 0.0
+
+
+class LatencyModel:
+    """The clocks of one device."""
+
+    def __init__(self, profile: DeviceProfile, rng: Random | None = None) -> None:
+        """`rng` scatters the latencies; ValueError when the profile has scatter and there is none."""
+        if rng is None and (profile.jitter_ns or profile.retry_ppm):
+            raise ValueError(f"profile {profile.name} has jitter or retries: a random generator is needed")
+        self.profile = profile
+        self._rng = rng
+        self.instant = profile.instant
+        self._dies = profile.dies
+        self._channels = profile.channels
+        self._page = profile.page_bytes
+        self._unit = profile.page_bytes * profile.planes
+        self._read_ns = profile.read_ns
+        self._read_types = len(profile.read_ns)
+        # A random 20-bit number below this is a retry.
+        self._retry_below = (profile.retry_ppm << 20) // 1_000_000
+        self._scatters = bool(profile.jitter_ns or profile.retry_ppm)
+        self.counters = LatencyCounters(
+            die_busy_ns=[0] * self._dies, channel_busy_ns=[0] * self._channels
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the work in flight, as after a power cycle. The counters go on."""
+        self._command_free = 0
+        self._read_link_free = 0
+        self._write_link_free = 0
+        self._bus_free = [0] * self._channels
+        self._die_free = [0] * self._dies  # end of the last array read
+        self._program_end = [0] * self._dies  # end of the last program that is planned
+        self._programs = [0] * self._dies
+        # The page in each die's register: reading it again needs no array read.
+        self._register = [-1] * self._dies
+        self._next_die = 0
+        self._amplify = 0
+        self._buffered: list[tuple[int, int]] = []  # heap of (end of its program, bytes)
+        self._buffer_used = 0
+        self._pending = 0  # bytes in the buffer that do not make a whole program yet
+        self._drained_ns = 0  # when all planned programs are done
+
+    def submit(self, op: int, offset: int, nbytes: int, now_ns: int, fua: bool = False) -> int:
+        """When the command is done that arrives at `now_ns`; at least `now_ns`.
+
+        `offset` and `nbytes` are bytes of the namespace; both are unused for FLUSH and ADMIN.
+        Calls come in order of `now_ns`.
+        """
+        if self.instant:
+            return now_ns
+        profile = self.profile
+        start = self._command_free
+        if start < now_ns:
+            start = now_ns
+        ready = self._command_free = start + profile.command_ns
+        if op == Op.READ:
+            done = self._read(offset, nbytes, ready + profile.read_overhead_ns, now_ns, True)
+        elif op == Op.WRITE:
+            done = self._write(nbytes, ready + profile.write_overhead_ns, now_ns, fua)
+        elif op == Op.COMPARE:
+            ready = self._receive(nbytes, ready + profile.read_overhead_ns, now_ns)
+            done = self._read(offset, nbytes, ready, now_ns, False)
+        elif op == Op.VERIFY:
+            done = self._read(offset, nbytes, ready + profile.read_overhead_ns, now_ns, False)
+        elif op == Op.FLUSH:
+            done = self._flush(ready, now_ns)
+        elif op == Op.DISCARD:
+            done = ready + profile.trim_ns
+        else:
+            done = ready
+        if self._scatters:
+            done += self._scatter(op)
+        return done
+
+    def _scatter(self, op: int) -> int:
+        assert self._rng is not None  # checked by the constructor
+        bits = self._rng.getrandbits(40)
+        extra = self.profile.jitter_ns * (bits >> 20) >> 20
+        if (bits & 0xFFFFF) < self._retry_below and op in _READS:
+            self.counters.retries += 1
+            extra += self.profile.retry_ns
+        return extra
+
+    # -- reads --------------------------------------------------------------------------------------------
+
+    def _read(self, offset: int, nbytes: int, ready: int, now: int, to_host: bool) -> int:
+        profile, counters = self.profile, self.counters
+        page, bus, link = self._page, profile.bus_mb_s, profile.read_link_mb_s if to_host else 0
+        if to_host:
+            counters.host_read_bytes += nbytes
+        number, skip = divmod(offset, page)
+        done = ready
+        while nbytes > 0:
+            size = page - skip
+            if size > nbytes:
+                size = nbytes
+            die = number % self._dies
+            end = self._array_read(die, number, ready)
+            if bus:
+                channel = die % self._channels
+                transfer = size * 1000 // bus
+                counters.channel_busy_ns[channel] += transfer
+                free = self._bus_free[channel]
+                free = self._bus_free[channel] = (free if free > now else now) + transfer
+                end += transfer
+                if free > end:
+                    end = free
+            if link:
+                transfer = size * 1000 // link
+                counters.read_link_busy_ns += transfer
+                free = self._read_link_free
+                free = self._read_link_free = (free if free > now else now) + transfer
+                end += transfer
+                if free > end:
+                    end = free
+            if end > done:
+                done = end
+            nbytes -= size
+            number += 1
+            skip = 0
+        return done
+
+    def _array_read(self, die: int, number: int, ready: int) -> int:
+        """When page `number` is in its die's register."""
+        begin = self._die_free[die]
+        if begin < ready:
+            begin = ready
+        if self._register[die] == number:
+            return begin
+        duration = self._read_ns[number // self._dies % self._read_types]
+        program_end = self._program_end[die]
+        if program_end > begin:
+            # A read goes before the programs that are planned for the die, which all move back.
+            profile = self.profile
+            if profile.program_suspend:
+                wait = profile.suspend_ns
+                self._program_end[die] = program_end + wait + duration
+            else:
+                # Planned programs follow one another: this much of the running one is left.
+                wait = (program_end - begin) % profile.program_ns if profile.program_ns else 0
+                self._program_end[die] = program_end + duration
+            begin += wait
+        end = self._die_free[die] = begin + duration
+        self._register[die] = number
+        self.counters.media_read_bytes += self._page
+        self.counters.die_busy_ns[die] += duration
+        return end
+
+    # -- writes -------------------------------------------------------------------------------------------
+
+    def _receive(self, nbytes: int, ready: int, now: int) -> int:
+        """When data from the host has come over the link."""
+        link = self.profile.write_link_mb_s
+        if not link:
+            return ready
+        transfer = nbytes * 1000 // link
+        self.counters.write_link_busy_ns += transfer
+        free = self._write_link_free
+        free = self._write_link_free = (free if free > now else now) + transfer
+        ready += transfer
+        return free if free > ready else ready
+
+    def _write(self, nbytes: int, ready: int, now: int, fua: bool) -> int:
+        profile, unit = self.profile, self._unit
+        self.counters.host_write_bytes += nbytes
+        ready = self._receive(nbytes, ready, now)
+        if not profile.buffer_bytes:
+            done = ready
+            while nbytes > 0:
+                done = max(done, self._program(min(unit, nbytes), ready, now))
+                nbytes -= unit
+            return done
+        while nbytes > 0:
+            size = unit if nbytes > unit else nbytes
+            ready = self._admit(size, ready)
+            self._pending += size
+            if self._pending >= unit:
+                self._drain(unit, ready, now)
+            nbytes -= size
+        if fua and not profile.power_loss_protected:
+            if self._pending:
+                self._drain(self._pending, ready, now)
+            return max(ready, self._drained_ns)
+        return ready + profile.dram_ns
+
+    def _admit(self, size: int, ready: int) -> int:
+        """When `size` bytes have room in the buffer, which they take."""
+        buffered = self._buffered
+        limit = self.profile.buffer_bytes - size
+        while buffered and (buffered[0][0] <= ready or self._buffer_used > limit):
+            freed_ns, freed = heappop(buffered)
+            self._buffer_used -= freed
+            if freed_ns > ready:
+                ready = freed_ns
+        self._buffer_used += size
+        return ready
+
+    def _drain(self, size: int, ready: int, now: int) -> None:
+        """Plan the program of `size` pending bytes; they leave the buffer when it ends."""
+        self._pending -= size
+        end = self._program(size, ready, now)
+        heappush(self._buffered, (end, size))
+        if end > self._drained_ns:
+            self._drained_ns = end
+        # Garbage collection moves its share of old data for each program of new data.
+        self._amplify += self.profile.write_amplification_pct - 100
+        while self._amplify >= 100:
+            self._amplify -= 100
+            self._program(self._unit, ready, now)
+
+    def _program(self, size: int, ready: int, now: int) -> int:
+        """Program up to a unit on the next die; gives when that ends. A part of a unit costs a whole one."""
+        profile, counters = self.profile, self.counters
+        die = self._next_die
+        self._next_die = die + 1 if die + 1 < self._dies else 0
+        if profile.bus_mb_s:
+            channel = die % self._channels
+            transfer = size * 1000 // profile.bus_mb_s
+            counters.channel_busy_ns[channel] += transfer
+            free = self._bus_free[channel]
+            free = self._bus_free[channel] = (free if free > now else now) + transfer
+            ready = max(ready + transfer, free)
+        begin = max(ready, self._program_end[die], self._die_free[die])
+        duration = profile.program_ns
+        if self._programs[die] == profile.pages_per_block:
+            self._programs[die] = 0
+            duration += profile.erase_ns
+            counters.erases += 1
+        self._programs[die] += 1
+        end = self._program_end[die] = begin + duration
+        self._register[die] = -1
+        counters.media_write_bytes += self._unit
+        counters.die_busy_ns[die] += duration
+        return end
+
+    def _flush(self, ready: int, now: int) -> int:
+        profile = self.profile
+        if profile.buffer_bytes and not profile.power_loss_protected:
+            if self._pending:
+                self._drain(self._pending, ready, now)
+            ready = max(ready, self._drained_ns)
+        return ready + profile.flush_ns
