@@ -1,7 +1,7 @@
 """Features: identifiers, and the layout of each one's value (CDW11 to Set, Dword 0 from Get) or data.
 
-Sources: Base 2.1 clause 5.1.25 (Set Features), NVM Command Set 1.1 clause 4.1.3. Bit layouts need neither numpy
-nor construct; the data structures of the few features that have one are loaded when first asked for.
+Sources: Base 2.1 clause 5.1.25 (Set Features), NVM Command Set 1.1 clause 4.1.3. Bit layouts need no
+numpy and no construct; the data structures of the few features that have one are loaded when first asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Identify Namespace data of the NVM Command Set, and what every command set says of a namespace.
 
 CNS 00h (NVM Command Set 1.1 clause 4.1.5.1), CNS 05h (clause 4.1.5.3), CNS 08h (Base 2.1 clause 5.1.13.2.8),
-the list of active namespaces (02h) and the identification descriptors (03h). Users import these from `identify`.
+the list of active namespaces (02h) and the identification descriptors (03h). Import them from `identify`.
 """
 
 from __future__ import annotations

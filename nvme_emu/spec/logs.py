@@ -151,8 +151,7 @@ CRITICAL_WARNING = BitLayout(
     bit("amro", 1, "All Media Read-Only"),
     bit("vmbf", 1, "Volatile Memory Backup Failed"),
     bit("pmrro", 1, "Persistent Memory Region Read-Only"),
-    bit("idmi", 1, "Indeterminate Personality State"),
-    bit("rsvd7", 1),
+    bit("rsvd6", 2),
 )
 DATA_UNIT_BYTES = 512_000  # "thousands of 512 byte units", rounded up
 SMART_HEALTH = Structure(
