@@ -23,7 +23,7 @@ garbage collection is the constant `write_amplification_pct`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -32,22 +32,24 @@ from nvme_emu.controller.profiles import DeviceProfile
 __all__ = ["LatencyCounters", "LatencyModel", "Op", "Random"]
 
 
-class Op(IntEnum):
+class Op(StrEnum):
     """What a command does to the device, as far as time is concerned."""
 
-    READ = 0
-    WRITE = 1
-    COMPARE = 2
+    READ = "read"
+    WRITE = "write"
+    COMPARE = "compare"
     """Data from the host, data from the flash, nothing back."""
-    VERIFY = 3
+    VERIFY = "verify"
     """A read without a transfer to the host."""
-    FLUSH = 4
-    DISCARD = 5
-    """Dataset Management, Write Zeroes, Write Uncorrectable: the map alone."""
-    ADMIN = 6
+    FLUSH = "flush"
+    DISCARD = "discard"
+    """Dataset Management: the map alone."""
+    WRITE_ZEROES = "write_zeroes"
+    """Write Zeroes and Write Uncorrectable: the map alone."""
+    ADMIN = "admin"
 
 
-_READS = frozenset({Op.READ, Op.COMPARE, Op.VERIFY})
+_READS = frozenset({"read", "compare", "verify"})
 
 
 class Random(Protocol):
@@ -121,11 +123,11 @@ class LatencyModel:
         self._pending = 0  # bytes in the buffer that do not make a whole program yet
         self._drained_ns = 0  # when all planned programs are done
 
-    def submit(self, op: int, offset: int, nbytes: int, now_ns: int, fua: bool = False) -> int:
+    def submit(self, op: str, offset: int, nbytes: int, now_ns: int, fua: bool = False) -> int:
         """When the command is done that arrives at `now_ns`; at least `now_ns`.
 
-        `offset` and `nbytes` are bytes of the namespace; both are unused for FLUSH and ADMIN.
-        Calls come in order of `now_ns`.
+        `op` is one of `Op` (its word will do; ValueError for another), `offset` and `nbytes` are bytes of the
+        namespace and unused for "flush" and "admin". Calls come in order of `now_ns`.
         """
         if self.instant:
             return now_ns
@@ -134,26 +136,30 @@ class LatencyModel:
         if start < now_ns:
             start = now_ns
         ready = self._command_free = start + profile.command_ns
-        if op == Op.READ:
+        if op == "read":
             done = self._read(offset, nbytes, ready + profile.read_overhead_ns, now_ns, True)
-        elif op == Op.WRITE:
+        elif op == "write":
             done = self._write(nbytes, ready + profile.write_overhead_ns, now_ns, fua)
-        elif op == Op.COMPARE:
-            ready = self._receive(nbytes, ready + profile.read_overhead_ns, now_ns)
-            done = self._read(offset, nbytes, ready, now_ns, False)
-        elif op == Op.VERIFY:
-            done = self._read(offset, nbytes, ready + profile.read_overhead_ns, now_ns, False)
-        elif op == Op.FLUSH:
-            done = self._flush(ready, now_ns)
-        elif op == Op.DISCARD:
-            done = ready + profile.trim_ns
         else:
-            done = ready
+            done = self._other(Op(op), offset, nbytes, ready, now_ns)
         if self._scatters:
             done += self._scatter(op)
         return done
 
-    def _scatter(self, op: int) -> int:
+    def _other(self, op: Op, offset: int, nbytes: int, ready: int, now: int) -> int:
+        profile = self.profile
+        if op is Op.FLUSH:
+            return self._flush(ready, now)
+        if op is Op.DISCARD or op is Op.WRITE_ZEROES:
+            return ready + profile.trim_ns
+        if op is Op.ADMIN:
+            return ready
+        ready += profile.read_overhead_ns
+        if op is Op.COMPARE:
+            ready = self._receive(nbytes, ready, now)
+        return self._read(offset, nbytes, ready, now, False)
+
+    def _scatter(self, op: str) -> int:
         assert self._rng is not None  # checked by the constructor
         bits = self._rng.getrandbits(40)
         extra = self.profile.jitter_ns * (bits >> 20) >> 20

@@ -36,7 +36,7 @@ ZEROES = bytes(1 << 20)
 class ImageMedia(Media):
     """The data of an image file; see trailer.py for what the file looks like.
 
-    `lba_nbytes` and `uuid` come from its trailer. The file is locked (flock) as long as the medium is open.
+    `lba_size` and `uuid` come from its trailer. The file is locked (flock) as long as the medium is open.
     """
 
     volatile = False
@@ -47,33 +47,33 @@ class ImageMedia(Media):
         nbytes: int | None = None,
         *,
         create: bool = True,
-        lba_nbytes: int | None = None,
+        lba_size: int | None = None,
     ) -> None:
         """Open the image at `path`, or with `create` make a sparse one of `nbytes` bytes where none is.
 
-        An image that exists keeps its size; `nbytes` then is the least it must have, `lba_nbytes` what it
+        An image that exists keeps its size; `nbytes` then is the least it must have, `lba_size` what it
         must have been made for (512 for a new one). Raises MediaError, naming the path, the value and the
         rule, for a file that is absent and cannot be made, too small, not one of ours, damaged, locked or
         not a regular file; ValueError for sizes that no image can have.
         """
         self.path = os.fspath(path)
-        _check_sizes(nbytes, lba_nbytes)
+        _check_sizes(nbytes, lba_size)
         self._failed_sync: OSError | None = None
         self._fd = -1
         try:
-            self._open(nbytes, create, lba_nbytes)
+            self._open(nbytes, create, lba_size)
         except OSError as error:
             self.close()
             if isinstance(error, MediaError):
                 raise
             raise self._error(error.errno or errno.EIO, error.strerror or str(error)) from error
 
-    def _open(self, nbytes: int | None, create: bool, lba_nbytes: int | None) -> None:
+    def _open(self, nbytes: int | None, create: bool, lba_size: int | None) -> None:
         if not os.path.lexists(self.path):
             if not create or nbytes is None:
                 rule = "and no size was given to create it" if create else "and it was not to be created"
                 raise self._error(errno.ENOENT, f"the image does not exist {rule}")
-            self._create(Trailer(nbytes, lba_nbytes or 512, uuid.uuid4()))
+            self._create(Trailer(nbytes, lba_size or 512, uuid.uuid4()))
         else:
             self._open_existing()
         trailer = self._read_trailer()
@@ -81,13 +81,13 @@ class ImageMedia(Media):
             raise self._error(
                 errno.EINVAL, f"the image has {trailer.data_nbytes} bytes, {nbytes} were asked for"
             )
-        if lba_nbytes is not None and trailer.lba_nbytes != lba_nbytes:
+        if lba_size is not None and trailer.lba_size != lba_size:
             raise self._error(
                 errno.EINVAL,
-                f"the image has logical blocks of {trailer.lba_nbytes} bytes, {lba_nbytes} were asked for",
+                f"the image has logical blocks of {trailer.lba_size} bytes, {lba_size} were asked for",
             )
         self.nbytes = trailer.data_nbytes
-        self.lba_nbytes = trailer.lba_nbytes
+        self.lba_size = trailer.lba_size
         self.uuid = trailer.uuid
         self._mapping = mmap.mmap(self._fd, self.nbytes, access=mmap.ACCESS_WRITE)
         self._flat: ByteArray = np.frombuffer(self._mapping, np.uint8)
@@ -266,12 +266,12 @@ class ImageMedia(Media):
         return f"<ImageMedia {self.path!r} {self.nbytes} bytes>"
 
 
-def _check_sizes(nbytes: int | None, lba_nbytes: int | None) -> None:
-    if lba_nbytes is not None and (lba_nbytes < 512 or lba_nbytes & (lba_nbytes - 1)):
-        raise ValueError(f"a logical block must be a power of two of at least 512 bytes, not {lba_nbytes}")
-    if nbytes is not None and (nbytes < 1 or nbytes % (lba_nbytes or 512)):
+def _check_sizes(nbytes: int | None, lba_size: int | None) -> None:
+    if lba_size is not None and (lba_size < 512 or lba_size & (lba_size - 1)):
+        raise ValueError(f"a logical block must be a power of two of at least 512 bytes, not {lba_size}")
+    if nbytes is not None and (nbytes < 1 or nbytes % (lba_size or 512)):
         raise ValueError(
-            f"an image must have a whole number of blocks of {lba_nbytes or 512} bytes, not {nbytes} bytes"
+            f"an image must have a whole number of blocks of {lba_size or 512} bytes, not {nbytes} bytes"
         )
 
 

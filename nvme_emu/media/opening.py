@@ -12,47 +12,39 @@ from nvme_emu.media.sparse import SparseMedia
 
 __all__ = ["RAM_BYTES_MAX", "open_media"]
 
-# A size alone becomes RamMedia up to here. Above, touching 2 MiB for a block that is written adds up.
+# Memory without a name becomes RamMedia up to here. Above, 2 MiB for each block that is written add up.
 RAM_BYTES_MAX = 4 << 30
 
 
 def open_media(
-    spec: str | int | os.PathLike[str] | Media,
+    spec: str | os.PathLike[str] | Media | None = None,
+    nbytes: int | None = None,
     *,
-    size: str | int | None = None,
-    lba_nbytes: int | None = None,
+    lba_size: int | None = None,
 ) -> Media:
     """The medium that `spec` names.
 
-    | spec                         | medium                                                          |
-    |------------------------------|-----------------------------------------------------------------|
-    | 268435456, "256M"            | memory; sparse above 4 GiB                                      |
-    | "ram:256M", "sparse:1T"      | memory of that kind                                             |
-    | "image:disk.img", a Path     | the image file; created when absent and `size` is given         |
-    | a Media                      | itself                                                          |
+    | spec                        | medium                                                             |
+    |-----------------------------|--------------------------------------------------------------------|
+    | None                        | memory of `nbytes`; sparse above 4 GiB                             |
+    | "ram:256M", "sparse:1T"     | memory of that kind and size                                       |
+    | a path, "image:PATH"        | the image file; created when absent and `nbytes` is given          |
+    | a Media                     | itself                                                             |
 
-    Raises ValueError for a spec that is none of these, MediaError where the medium cannot be had.
+    `nbytes` and `lba_size` are as for `ImageMedia`. Raises ValueError for a size that is none, MediaError
+    where the medium cannot be had.
     """
     if isinstance(spec, Media):
         return spec
-    if isinstance(spec, os.PathLike):
-        return _image(os.fspath(spec), size, lba_nbytes)
-    if isinstance(spec, int):
-        nbytes = parse_size(spec)
-    else:
-        kind, colon, rest = spec.partition(":")
-        if colon and kind == "image":
-            return _image(rest, size, lba_nbytes)
-        if colon and kind == "ram":
+    if spec is None:
+        if nbytes is None:
+            raise ValueError("a medium in memory needs a size")
+        return RamMedia(nbytes) if nbytes <= RAM_BYTES_MAX else SparseMedia(nbytes)
+    if isinstance(spec, str):
+        kind, _, rest = spec.partition(":")
+        if kind == "ram":
             return RamMedia(parse_size(rest))
-        if colon and kind == "sparse":
+        if kind == "sparse":
             return SparseMedia(parse_size(rest))
-        try:
-            nbytes = parse_size(spec)
-        except ValueError as error:
-            raise ValueError(f"{spec!r} is no medium: a size, ram:SIZE, sparse:SIZE or image:PATH") from error
-    return RamMedia(nbytes) if nbytes <= RAM_BYTES_MAX else SparseMedia(nbytes)
-
-
-def _image(path: str, size: str | int | None, lba_nbytes: int | None) -> ImageMedia:
-    return ImageMedia(path, None if size is None else parse_size(size), lba_nbytes=lba_nbytes)
+        spec = rest if kind == "image" and rest else spec
+    return ImageMedia(spec, nbytes, lba_size=lba_size)

@@ -55,12 +55,12 @@ class Trailer(NamedTuple):
     """What the trailer says: bytes of data, bytes in a logical block, the image's UUID."""
 
     data_nbytes: int
-    lba_nbytes: int
+    lba_size: int
     uuid: uuid.UUID
 
     def build(self) -> bytes:
         """The trailer's 4096 bytes."""
-        fields = _FIELDS.pack(MAGIC, VERSION, self.lba_nbytes, self.data_nbytes, self.uuid.bytes)
+        fields = _FIELDS.pack(MAGIC, VERSION, self.lba_size, self.data_nbytes, self.uuid.bytes)
         return (fields + _CHECKSUM.pack(zlib.crc32(fields))).ljust(TRAILER_BYTES, b"\0")
 
     @classmethod
@@ -68,7 +68,7 @@ class Trailer(NamedTuple):
         """The trailer in a block of 4096 bytes. Raises TrailerError."""
         if len(block) != TRAILER_BYTES:
             raise TrailerError(f"it has {len(block)} bytes and not {TRAILER_BYTES}")
-        magic, version, lba_nbytes, data_nbytes, identifier = _FIELDS.unpack_from(block)
+        magic, version, lba_size, data_nbytes, identifier = _FIELDS.unpack_from(block)
         if magic != MAGIC:
             raise TrailerError("it does not end with the trailer of an nvme-emu image")
         (checksum,) = _CHECKSUM.unpack_from(block, _FIELDS.size)
@@ -77,7 +77,7 @@ class Trailer(NamedTuple):
             raise TrailerError(f"its trailer's checksum is {checksum:#010x} and must be {expected:#010x}")
         if version != VERSION:
             raise TrailerError(f"its trailer has version {version}, this program knows version {VERSION}")
-        return cls(data_nbytes, lba_nbytes, uuid.UUID(bytes=identifier))
+        return cls(data_nbytes, lba_size, uuid.UUID(bytes=identifier))
 
 
 def foreign_format(head: bytes) -> str | None:
