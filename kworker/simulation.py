@@ -1,0 +1,659 @@
+"""SimRuntime: tasks are greenlets, time is virtual, and a run is a pure function of program and seed.
+
+There is no hub. Who blocks looks for the next event himself, on his own stack, and switches straight to the task
+that is due, which halves the switches; interrupt callbacks run on the stack of whoever is blocking. Only when a
+spinlock is held by somebody who is switched out does an interrupt get a greenlet of its own, since it
+may have to spin. The alternative, a hub greenlet, is simpler to draw and costs 0.3 us more at every block.
+
+This file is the *run to block* gear: a task runs until it blocks, time that it consumes accrues in `_acc`
+and is settled when others could see a difference. explore.py has the other gear.
+"""
+
+from __future__ import annotations
+
+import heapq
+from _thread import get_ident
+from collections.abc import Callable
+from random import Random
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
+
+from kworker.completion import Completion
+from kworker.deadlock import deadlock_report
+from kworker.misuse import AtomicSleepError, KworkerError, SimClosedError, SimDeadlock, SimThreadError, report_failure
+from kworker.runtime import Runtime, TimerHandle, context
+from kworker.simparts import SimCosts, SimCpu, SimSpinlock, SimTask, SimTimer
+from kworker.spinlock import Spinlock
+from kworker.task import TASK_DEAD, TASK_NORMAL, TASK_RUNNING, TaskStruct
+from kworker.trace import TRACE_EVENTS_DEFAULT
+
+if TYPE_CHECKING:
+    from kworker.schedulers import Scheduler
+
+__all__ = ["SimRuntime"]
+
+R = TypeVar("R")
+_heappush, _heappop = heapq.heappush, heapq.heappop
+
+
+class SimRuntime(Runtime):
+    """A simulated machine with `cpus` virtual CPUs and a virtual clock in integer nanoseconds.
+
+    seed       of `rng` and of an exploring scheduler
+    scheduler  None or "run-to-block" for the fast gear; "random", "pct" or a Scheduler explores
+    costs      what wake-ups, switches and interrupts cost
+    trace      True, or a number of events, records `trace`
+
+    It belongs to the OS thread that made it. A blocking call from outside any task runs the simulation
+    until the caller can go on. Raises ValueError for a bad number of CPUs or an unknown scheduler.
+    """
+
+    virtual = True
+
+    def __new__(cls, *args: Any, scheduler: Scheduler | str | None = None, **kwargs: Any) -> SimRuntime:
+        if cls is SimRuntime and scheduler not in (None, "run-to-block"):
+            from kworker.explore import ExploreRuntime
+
+            return super().__new__(ExploreRuntime)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        seed: int = 0,
+        cpus: int = 2,
+        scheduler: Scheduler | str | None = None,
+        costs: SimCosts | None = None,
+        trace: bool | int = False,
+    ) -> None:
+        import greenlet
+
+        super().__init__()
+        if cpus < 1:
+            raise ValueError(f"cpus={cpus}: a simulation needs at least one CPU")
+        self._getcurrent = greenlet.getcurrent
+        self._new_greenlet = greenlet.greenlet
+        self._exit_type = greenlet.GreenletExit
+        self.seed = seed
+        self.rng = Random(seed)
+        self.costs = costs or SimCosts()
+        self._wakeup_ns, self._switch_ns = self.costs.wakeup_ns, self.costs.switch_ns
+        self._ident = get_ident()
+        self._now = 0
+        self._acc = 0
+        self._seq = 0
+        self._heap: list[tuple[int, int, Any]] = []
+        self._dead = 0
+        self._held: list[SimSpinlock] = []
+        self._nmasked = 0
+        self._nqueued = 0
+        self._closed = False
+        self.cpus = [SimCpu(i, self) for i in range(cpus)]
+        self._tasks: dict[int, SimTask] = {}
+        self._next_pid = 1
+        root = self._root = self._cur = SimTask("root", 0, self)
+        root.outside = True
+        root.on_cpu = self.cpus[0]
+        self.cpus[0].cur = root
+        self.sync = self._sync
+        if trace:
+            self.enable_trace(TRACE_EVENTS_DEFAULT if trace is True else trace)
+
+    # ---- time ------------------------------------------------------------------------------------------
+
+    @property
+    def now_ns(self) -> int:
+        return self._now + self._acc
+
+    def consume(self, ns: int) -> None:
+        self._acc += ns
+
+    def _sync(self, name: str) -> None:
+        if get_ident() != self._ident:
+            self._foreign_thread()
+        if self._acc:
+            self.settle()
+
+    def settle(self) -> None:
+        acc = self._acc
+        me = self._cur
+        if not acc or me.irq:
+            return
+        self._acc = 0
+        me.cpu_used_ns += acc
+        target = self._now + acc
+        heap = self._heap
+        if (not heap or heap[0][0] > target) and not me.on_cpu.rq:
+            self._now = target
+        else:
+            self._settle_slowly(me, target)
+
+    def _settle_slowly(self, me: SimTask, target: int) -> None:
+        cpu = me.on_cpu
+        if cpu.rq and target - me.since_ns >= self.costs.slice_ns and not self._holds_lock(me):
+            # Its time slice is over and others wait for the CPU: to the end of the queue.
+            me.switches_forced += 1
+            me.ready_ns = target
+            follower = cpu.rq.popleft()
+            cpu.rq.append(me)
+            self._start(cpu, follower, target)
+            self._switch_away(me)
+        elif self._heap and self._heap[0][0] <= target:
+            self._push(target, me)
+            self._switch_away(me)
+        else:
+            self._now = target
+
+    def call_at(self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None) -> TimerHandle:
+        if get_ident() != self._ident:
+            self._foreign_thread()
+        cpus = self.cpus
+        where = self._cur.on_cpu if cpu is None else cpus[cpu % len(cpus)]
+        timer = SimTimer(when_ns, fn, where, self)
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (when_ns, seq, timer))
+        return timer
+
+    def _push(self, when: int, what: SimTask | SimTimer) -> None:
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (when, seq, what))
+
+    def _timer_dropped(self) -> None:
+        self._dead = dead = self._dead + 1
+        heap = self._heap
+        if dead > 64 and dead * 2 > len(heap):
+            heap[:] = [entry for entry in heap if entry[2].__class__ is not SimTimer or entry[2].pending]
+            heapq.heapify(heap)
+            self._dead = 0
+
+    def wait_callback(self, handle: TimerHandle) -> None:
+        timer = cast(SimTimer, handle)
+        while timer.running and not self._cur.irq:
+            if timer.spinners is None:
+                timer.spinners = []
+            self._spin(timer.spinners, f"the timer function {getattr(timer.fn, '__name__', '')}")
+
+    # ---- who runs next ---------------------------------------------------------------------------------
+
+    def _pick(self) -> SimTask:
+        """Take events until one lets a task run; make it the current one and return it."""
+        heap = self._heap
+        while heap:
+            when, _, what = _heappop(heap)
+            if what.__class__ is SimTimer:
+                if what.pending:
+                    live = self._interrupt(when, what)
+                    if live is not None:
+                        return live
+                else:
+                    self._dead -= 1
+                continue
+            if what.steal_ns:
+                self._delay(what, when)
+                continue
+            if when > self._now:
+                self._now = when
+            self._cur = what
+            return cast(SimTask, what)
+        return self._stuck()
+
+    def _delay(self, task: SimTask, when: int) -> None:
+        """Its CPU served interrupts meanwhile; -1 means that one still does."""
+        if task.steal_ns < 0:
+            self._now = max(self._now, when)
+            task.ready_ns = when
+            task.on_cpu.stalled.append(task)
+            return
+        task.stolen_ns += task.steal_ns
+        self._push(when + task.steal_ns, task)
+        task.steal_ns = 0
+
+    def _start(self, cpu: SimCpu, task: SimTask, now: int) -> None:
+        """Give a free CPU to a ready task, which runs once it is switched in."""
+        start = max(now, task.ready_ns, cpu.irq_until)
+        task.run_delay_ns += start - task.ready_ns
+        start += self._switch_ns
+        task.cpu_used_ns += self._switch_ns
+        task.since_ns = start
+        cpu.cur = task
+        task.on_cpu = cpu
+        if cpu.irq_live is not None:
+            task.steal_ns = -1
+        if self.hook is not None:
+            self.hook("sched_switch", (cpu.index, task.comm, task.pid, start))
+        self._push(start, task)
+
+    def _give_up_cpu(self, me: SimTask) -> None:
+        """`me` no longer needs its CPU: the next in its queue gets it, or a waiting task of a busy CPU."""
+        cpu = me.on_cpu
+        if cpu.cur is not me:
+            return
+        cpu.cur = None
+        if self._nqueued:
+            follower = self._follower(cpu)
+            if follower is not None:
+                self._nqueued -= 1
+                self._start(cpu, follower, self._now)
+
+    def _follower(self, cpu: SimCpu) -> SimTask | None:
+        if cpu.rq:
+            return cpu.rq.popleft()
+        for other in sorted(self.cpus, key=lambda c: (-len(c.rq), c.index)):
+            for task in other.rq:
+                if task.bound is None:
+                    other.rq.remove(task)
+                    return task
+        return None
+
+    def _switch_away(self, me: SimTask) -> None:
+        """Let others run; returns when `me` is picked. Raises what was sent to `me` meanwhile."""
+        if me.outside:
+            self._pump(me)
+        else:
+            follower = self._pick()
+            if follower is not me:
+                follower.switch()
+        if me.error is not None:
+            error, me.error = me.error, None
+            raise error
+
+    def _pump(self, me: SimTask) -> None:
+        """The caller's own greenlet waits: everything that runs meanwhile belongs to this simulation."""
+        me.greenlet = self._getcurrent()
+        me.switch = me.greenlet.switch
+        before, context.runtime = context.runtime, self
+        try:
+            follower = self._pick()
+            if follower is not me:
+                follower.switch()
+        finally:
+            context.runtime = before
+
+    # ---- sleep and wake --------------------------------------------------------------------------------
+
+    def schedule(self, deadline_ns: int | None = None) -> None:
+        me = self._cur
+        if get_ident() != self._ident:
+            self._foreign_thread()
+        if self._acc:
+            self.settle()
+        if me.irq or self._held or self._closed:
+            self._check_may_sleep(me)
+        if me.state == TASK_RUNNING:
+            self._yield(me)
+            return
+        timer = None
+        if deadline_ns is not None:
+            if deadline_ns <= self._now:
+                me.state = TASK_RUNNING
+                return
+            timer = self.call_at(deadline_ns, lambda: self._timed_out(me))
+        self._sleep(me)
+        if timer is not None and timer.pending:
+            timer.cancel()
+
+    def _timed_out(self, task: SimTask) -> None:
+        self.wake(task, ~TASK_DEAD)
+
+    def _sleep(self, me: SimTask) -> None:
+        me.asleep = True
+        me.switches += 1
+        slept = self._now
+        self._give_up_cpu(me)
+        try:
+            self._switch_away(me)
+        finally:
+            me.blocked_ns += self._now - slept - self._switch_ns
+
+    def _yield(self, me: SimTask) -> None:
+        """Let the tasks that wait for this CPU run first, if there are any."""
+        cpu = me.on_cpu
+        if cpu.rq:
+            me.switches += 1
+            me.ready_ns = self._now
+            follower = cpu.rq.popleft()
+            cpu.rq.append(me)
+            self._start(cpu, follower, self._now)
+            self._switch_away(me)
+
+    def prepare(self, task: TaskStruct, state: int) -> None:
+        task.state = state
+
+    def wake(self, task: TaskStruct, states: int = TASK_NORMAL) -> int:
+        if not task.state & states:
+            return 0
+        task.state = TASK_RUNNING
+        task = cast(SimTask, task)
+        if not task.asleep:
+            return 1
+        if get_ident() != self._ident:
+            self._foreign_thread()
+        task.asleep = False
+        self._acc += self._wakeup_ns
+        task.ready_ns = self._now + self._acc
+        if self.hook is not None:
+            self.hook("sched_wakeup", (task.comm, task.pid))
+        cpu = task.bound
+        if cpu is None:
+            cpu = task.on_cpu
+            if cpu is None or cpu.cur is not None:
+                cpu = self._place(cpu)
+        if cpu.cur is None:
+            self._start(cpu, task, self._now)
+        else:
+            task.on_cpu = cpu
+            cpu.rq.append(task)
+            self._nqueued += 1
+        return 1
+
+    def _place(self, last: SimCpu | None) -> SimCpu:
+        """An idle CPU (the lowest), else the one with the fewest waiting tasks."""
+        best = self.cpus[0]
+        for cpu in self.cpus:
+            if cpu.cur is None:
+                return cpu
+            if len(cpu.rq) < len(best.rq):
+                best = cpu
+        return last if last is not None and len(last.rq) == len(best.rq) else best
+
+    # ---- spinning --------------------------------------------------------------------------------------
+
+    def _spin(self, waiters: list[SimTask], what: Any) -> None:
+        """Busy-wait, keeping the CPU, until `_unspin`."""
+        me = self._cur
+        local = self._now + self._acc
+        self._acc = 0
+        start = self._now
+        waiters.append(me)
+        me.waiting_on = what
+        try:
+            self._switch_away(me)
+        finally:
+            me.waiting_on = None
+        if me.irq:
+            self._acc = max(0, local - self._now)
+        else:
+            me.cpu_used_ns += self._now - start
+
+    def _unspin(self, task: SimTask) -> None:
+        self._push(self._now + self._acc, task)
+
+    def _holds_lock(self, task: SimTask | None) -> bool:
+        return task is not None and any(lock.owner is task for lock in self._held)
+
+    def _unmask(self) -> None:
+        """A lock was released: interrupts that its CPU held back may come now."""
+        when = self._now + self._acc
+        for cpu in self.cpus:
+            if cpu.masked and not self._holds_lock(cpu.cur):
+                for timer in cpu.masked:
+                    self._push(when, timer)
+                self._nmasked -= len(cpu.masked)
+                cpu.masked.clear()
+
+    # ---- interrupts ------------------------------------------------------------------------------------
+
+    def _interrupt(self, when: int, timer: SimTimer) -> SimTask | None:
+        """Serve one interrupt. Returns a task only if it needs a stack of its own and now has to run."""
+        cpu = timer.cpu
+        when = max(when, self._now)
+        if cpu.irq_until > when:
+            self._push(cpu.irq_until, timer)
+            return None
+        if self._held:
+            if cpu.irq_live is not None or self._holds_lock(cpu.cur):
+                cpu.masked.append(timer)
+                self._nmasked += 1
+                return None
+            self._now = when
+            return self._interrupt_fiber(timer)
+        self._now = when
+        timer.pending = False
+        self._cur = cpu.irq_task
+        self._serve_interrupt(timer, cpu, when, cpu.cur)
+        return None
+
+    def _serve_interrupt(self, timer: SimTimer, cpu: SimCpu, begin: int, victim: SimTask | None) -> None:
+        """Run the callback as the current context, then charge it to the CPU and to who was running there."""
+        self._acc = self.costs.irq_ns
+        timer.running = True
+        if self.hook is not None:
+            self.hook("irq_handler_entry", (cpu.index,))
+        try:
+            timer.fn()
+        except Exception as exc:
+            report_failure(exc, None, "timer function")
+        finally:
+            end = self._now + self._acc
+            self._acc = 0
+            timer.running = False
+            cpu.irq_until = end
+            cpu.irq_ns += end - begin
+            cur = cpu.cur
+            if cur is not None and cur.steal_ns >= 0:
+                # A task that the interrupt itself woke here waits from its wake-up to the end of the interrupt.
+                cur.steal_ns += end - (begin if cur is victim else cur.ready_ns)
+
+    def _interrupt_fiber(self, timer: SimTimer) -> SimTask:
+        """An interrupt that may have to spin, because somebody who is switched out holds a lock."""
+        cpu = timer.cpu
+        timer.pending = False
+        live = SimTask(f"irq/{cpu.index}", 0, self)
+        live.irq = True
+        live.on_cpu = cpu
+        self._set_greenlet(live, lambda *_: self._interrupt_main(live, timer))
+        cpu.irq_live = live
+        if cpu.cur is not None:
+            cpu.cur.steal_ns = -1
+        self._cur = live
+        return live
+
+    def _interrupt_main(self, live: SimTask, timer: SimTimer) -> None:
+        cpu = timer.cpu
+        try:
+            self._serve_interrupt(timer, cpu, self._now, None)
+        except self._exit_type:
+            return
+        except BaseException as exc:  # Ctrl-C: to whoever runs the simulation
+            self._root.error = exc
+        cpu.irq_live = None
+        if cpu.cur is not None and cpu.cur.steal_ns < 0:
+            cpu.cur.steal_ns = 0
+        for task in cpu.stalled:
+            self._push(max(cpu.irq_until, task.ready_ns), task)
+        cpu.stalled.clear()
+        for spinner in timer.spinners or ():
+            self._push(cpu.irq_until, spinner)
+        self._nmasked -= len(cpu.masked)
+        for masked in cpu.masked:
+            self._push(cpu.irq_until, masked)
+        cpu.masked.clear()
+        self._leave()
+
+    # ---- tasks -----------------------------------------------------------------------------------------
+
+    def current(self) -> TaskStruct | None:
+        if get_ident() != self._ident:
+            self._foreign_thread()
+        me = self._cur
+        return None if me.irq else me
+
+    def in_interrupt(self) -> bool:
+        return self._cur.irq
+
+    def new_task(self, comm: str, entry: Callable[[TaskStruct], None]) -> TaskStruct:
+        self._check_thread()
+        if self._closed:
+            raise SimClosedError(f"the simulation is closed and cannot start {comm!r}")
+        task = SimTask.sleeping(comm, self._next_pid, self, entry)
+        self._next_pid += 1
+        self._tasks[task.pid] = task
+        self._set_greenlet(task, lambda *_: self._task_main(task))
+        return task
+
+    def _set_greenlet(self, task: SimTask, run: Callable[..., None]) -> None:
+        top = self._getcurrent()
+        while top.parent is not None:
+            top = top.parent
+        task.greenlet = self._new_greenlet(run, top)
+        task.switch = task.greenlet.switch
+
+    def _task_main(self, task: SimTask) -> None:
+        entry = task.entry
+        assert entry is not None
+        try:
+            entry(task)
+        except self._exit_type:
+            return  # close() ends the greenlet and waits for it
+        except BaseException as exc:  # Ctrl-C lands in whoever runs; it is meant for the outermost caller
+            self._root.error = exc
+        try:
+            self.settle()
+        except self._exit_type:
+            return
+        task.state = TASK_DEAD
+        task.asleep = True
+        self._tasks.pop(task.pid, None)
+        self._give_up_cpu(task)
+        self._leave()
+
+    def _leave(self) -> None:
+        """The current greenlet ends; its parent, which runs next, becomes whoever is due."""
+        if self._root.error is not None:
+            follower = self._revive_root()
+        else:
+            follower = self._pick()
+        self._getcurrent().parent = follower.greenlet
+
+    def bind(self, task: TaskStruct, cpu: int) -> None:
+        task = cast(SimTask, task)
+        task.cpu = cpu
+        task.bound = self.cpus[cpu] if 0 <= cpu < len(self.cpus) else None
+
+    def reap(self, task: TaskStruct) -> None:
+        pass  # a greenlet that announced its end has nothing left that anybody could see
+
+    def tasks(self) -> list[TaskStruct]:
+        return [self._tasks[pid] for pid in sorted(self._tasks)]
+
+    def lock(self, name: str = "lock") -> Spinlock:
+        return SimSpinlock(runtime=self, name=name)
+
+    def run(self, main: Callable[..., R], *args: Any) -> R:
+        """Run `main(*args)` as a task and return its result; its exceptions are raised here.
+
+        From outside, `main` runs on the caller's stack, so that a deadlock or Ctrl-C shows where it waits.
+        """
+        self._check_thread()
+        if self._closed:
+            raise SimClosedError("the simulation is closed")
+        if self._cur is not self._root or not self._root.outside:
+            return self._run_inside(main, args)
+        root = self._root
+        task = SimTask("main", self._next_pid, self)
+        self._next_pid += 1
+        task.start_ns = task.since_ns = self._now
+        task.greenlet = self._getcurrent()
+        task.switch = task.greenlet.switch
+        self.settle()
+        self._tasks[task.pid] = task
+        task.on_cpu = root.on_cpu
+        root.on_cpu.cur = self._cur = self._root = task
+        before, context.runtime = context.runtime, self
+        try:
+            result = main(*args)
+            self.settle()
+            return result
+        finally:
+            context.runtime = before
+            self._acc = 0
+            task.state = TASK_DEAD
+            self._tasks.pop(task.pid, None)
+            root.on_cpu = task.on_cpu
+            root.on_cpu.cur = self._cur = self._root = root
+
+    def _run_inside(self, main: Callable[..., R], args: tuple[Any, ...]) -> R:
+        outcome: list[R] = []
+        failure: list[BaseException] = []
+        done = Completion(runtime=self, name="run(main) has ended")
+
+        def entry(task: TaskStruct) -> None:
+            try:
+                outcome.append(main(*args))
+            except Exception as exc:
+                failure.append(exc)
+            done.complete()
+
+        task = self.new_task("main", entry)
+        done.provider = task
+        self.wake(task)
+        done.wait()
+        if failure:
+            raise failure[0]
+        return outcome[0]
+
+    # ---- errors and the end ----------------------------------------------------------------------------
+
+    def _stuck(self) -> SimTask:
+        """No event is left, and the outermost caller waits: tell it."""
+        self._root.error = SimDeadlock(deadlock_report(self, [*self._tasks.values(), self._root]))
+        return self._revive_root()
+
+    def _revive_root(self) -> SimTask:
+        """Make the outermost caller run, wherever it waits, to raise its `error`."""
+        root = self._root
+        root.state = TASK_RUNNING
+        root.asleep = False
+        self._acc = 0
+        self._heap = [entry for entry in self._heap if entry[2] is not root]
+        heapq.heapify(self._heap)
+        for cpu in self.cpus:
+            if root in cpu.rq:
+                cpu.rq.remove(root)
+                self._nqueued -= 1
+        if root.on_cpu.cur is not root:
+            idle = [cpu for cpu in self.cpus if cpu.cur is None]
+            root.on_cpu = idle[0] if idle else SimCpu(len(self.cpus), self)
+            root.on_cpu.cur = root
+        self._cur = root
+        return root
+
+    def _check_may_sleep(self, me: SimTask) -> None:
+        if self._closed:
+            raise SimClosedError(f"{me.comm} sleeps in a simulation that is closed")
+        if me.irq:
+            raise AtomicSleepError(
+                "sleeping in interrupt context: a timer function must not block; queue a work and block there"
+            )
+        if self._holds_lock(me):
+            names = ", ".join(repr(lock.name) for lock in self._held if lock.owner is me)
+            raise AtomicSleepError(f"{me.comm} sleeps while it holds the spinlock {names}; release it first")
+
+    def _check_thread(self) -> None:
+        if get_ident() != self._ident:
+            self._foreign_thread()
+
+    def _foreign_thread(self) -> NoReturn:
+        raise SimThreadError(
+            f"OS thread {get_ident()} touches a simulation that belongs to thread {self._ident}; a simulation "
+            "runs on the one thread that made it. Make one a thread, or use ThreadRuntime"
+        )
+
+    def close(self) -> None:
+        """End all tasks: each is thrown out of where it waits. Nothing runs any more afterwards."""
+        self._check_thread()
+        if self._closed:
+            return
+        if self._cur is not self._root:
+            raise KworkerError(f"close() from inside the simulation (task {self._cur.comm!r}); return from it first")
+        self._closed = True
+        self.sync = None
+        here = self._getcurrent()
+        live = [cpu.irq_live for cpu in self.cpus if cpu.irq_live is not None]
+        for task in [*live, *self._tasks.values()]:
+            if task.greenlet is not here and not task.greenlet.dead:
+                task.greenlet.parent = here
+                self._cur = task
+                task.greenlet.throw(self._exit_type)
+        self._cur = self._root
+        self._tasks.clear()
+        self._heap.clear()
+        self._held.clear()

@@ -1,0 +1,529 @@
+"""kthread_worker: one thread that takes works off a list, first come first served.
+
+The order of steps and every return value are those of Linux 6.12. Where the kernel would hang or corrupt a
+list without a word, the call warns (kworker.misuse), says what to do instead, and returns without waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from kworker.completion import Completion
+from kworker.freezer import freezing, set_freezable, try_to_freeze
+from kworker.kthread import IS_ERR, ServiceRules, kthread_bind, kthread_create, kthread_stop, services
+from kworker.lists import ListHead, ListNode
+from kworker.misuse import report_failure, warn
+from kworker.runtime import Runtime, current_runtime
+from kworker.task import TASK_INTERRUPTIBLE, TASK_RUNNING, TaskStruct
+
+if TYPE_CHECKING:
+    from kworker.delayed import KthreadDelayedWork
+
+__all__ = [
+    "KTW_FREEZABLE",
+    "KthreadFlushWork",
+    "KthreadWork",
+    "KthreadWorker",
+    "kthread_create_worker",
+    "kthread_create_worker_on_cpu",
+    "kthread_destroy_worker",
+    "kthread_flush_work",
+    "kthread_flush_worker",
+    "kthread_init_work",
+    "kthread_init_worker",
+    "kthread_queue_work",
+    "kthread_run_worker",
+    "kthread_run_worker_on_cpu",
+    "kthread_worker_fn",
+]
+
+KTW_FREEZABLE = 1
+
+WorkFn = Callable[["KthreadWork"], object]
+
+
+class KthreadWorker:
+    """A list of works and the task that serves it (kernel: struct kthread_worker).
+
+    flags              KTW_FREEZABLE or 0
+    lock               protects all of the below
+    work_list          works to run, in order
+    delayed_work_list  delayed works whose timer is pending, in no particular order
+    task               the task that serves it, or None
+    current_work       the work that runs now (or ran last before a stop), or None
+    runs, failures     executed works, and those that raised (ours)
+    busy_ns            time spent in works (ours)
+    """
+
+    __slots__ = (
+        "busy_ns",
+        "current_work",
+        "delayed_work_list",
+        "destroyed",
+        "failures",
+        "flags",
+        "lock",
+        "name",
+        "running_since_ns",
+        "runs",
+        "runtime",
+        "stopped",
+        "task",
+        "threads",
+        "work_list",
+    )
+
+    def __init__(self, *, runtime: Runtime | None = None, name: str = "worker") -> None:
+        self.runtime = runtime if runtime is not None else current_runtime()
+        self.name = name
+        self.threads = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.flags = 0
+        self.lock = self.runtime.lock(f"{self.name}.lock")
+        self.work_list = ListHead()
+        self.delayed_work_list = ListHead()
+        self.task: TaskStruct | None = None
+        self.current_work: KthreadWork | None = None
+        self.runs = 0
+        self.failures = 0
+        self.busy_ns = 0
+        self.running_since_ns = 0
+        self.stopped = False
+        self.destroyed = False
+
+    def __repr__(self) -> str:
+        return f"<KthreadWorker {self.name!r} works={len(self.work_list)} delayed={len(self.delayed_work_list)}>"
+
+
+class KthreadWork:
+    """Something to do: `func(work)` on a worker's thread (kernel: struct kthread_work).
+
+    node       its place on a worker's list; `node.head` is that list or None
+    func       called with the work itself
+    worker     the worker it was last queued on
+    canceling  how many cancellers wait for it; while above 0 it cannot be queued
+    owner      the object that the work is part of, if you set it (the kernel uses container_of)
+    """
+
+    __slots__ = ("canceling", "delayed", "func", "node", "owner", "worker")
+
+    def __init__(self, func: WorkFn | None = None, *, owner: Any = None) -> None:
+        self.node = ListNode(self)
+        self.func = func
+        self.worker: KthreadWorker | None = None
+        self.canceling = 0
+        self.owner = owner
+        self.delayed: KthreadDelayedWork | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its function."""
+        return getattr(self.func, "__name__", None) or repr(type(self.func).__name__)
+
+    def __repr__(self) -> str:
+        return f"<KthreadWork {self.name}>"
+
+
+class KthreadFlushWork:
+    """A barrier: a work that completes `done` (kernel: struct kthread_flush_work)."""
+
+    __slots__ = ("abandoned", "done", "waiter", "work")
+
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self.work = KthreadWork(_kthread_flush_work_fn, owner=self)
+        self.done = Completion(runtime=runtime, name=name)
+        self.waiter: TaskStruct | None = None
+        self.abandoned = False
+
+    def wait(self, worker: KthreadWorker, what: str) -> None:
+        """Sleep until the barrier ran. Warns if the worker was stopped meanwhile and left it behind."""
+        self.waiter = worker.runtime.require_task(what)
+        self.done.provider = worker
+        self.done.wait()
+        if self.abandoned:
+            warn(
+                f"{what}: {worker.name!r} was stopped before it came to this barrier; the kernel would wait for "
+                "ever. Flush before kthread_stop, or use kthread_destroy_worker, which does both"
+            )
+
+
+def _kthread_flush_work_fn(work: KthreadWork) -> None:
+    work.owner.done.complete()
+
+
+# ---- initialise ----------------------------------------------------------------------------------------
+
+
+def kthread_init_worker(worker: KthreadWorker) -> None:
+    """Make `worker` empty and without a task. Warns if it has works or a thread: they would be lost."""
+    if worker.task is not None or worker.work_list.count or worker.delayed_work_list.count:
+        warn(
+            f"kthread_init_worker: {worker.name!r} is in use ({len(worker.work_list)} works, "
+            f"{len(worker.delayed_work_list)} delayed); its works would be lost. Stop and drain it first"
+        )
+        for head in (worker.work_list, worker.delayed_work_list):
+            while head.count:
+                head.pop_first()
+    worker._reset()
+
+
+def kthread_init_work(work: KthreadWork, fn: WorkFn) -> None:
+    """Make `work` new, with the function `fn`. A running work may do this to itself.
+
+    Warns if the work is queued (in the kernel the list is corrupted and the worker spins for ever; here it
+    is taken off first) or if somebody waits in a cancel (in the kernel it could never be queued again; here
+    the count of cancellers is kept).
+    """
+    if work.node.head is not None:
+        warn(
+            f"kthread_init_work: {work.name} is still queued; re-initialising it corrupts the worker's list, "
+            "and the worker spins for ever. Cancel it first (kthread_cancel_work_sync)"
+        )
+        _unlink_locked(work)
+    if work.canceling:
+        warn(
+            f"kthread_init_work: somebody waits in a cancel of {work.name}; re-initialising makes canceling -1, "
+            "and the work can never be queued again. Wait until the cancel has returned"
+        )
+    work.node = ListNode(work)
+    work.func = fn
+    work.worker = None
+
+
+def _unlink_locked(work: KthreadWork) -> None:
+    if work.worker is not None:
+        with work.worker.lock:
+            work.node.unlink()
+    else:
+        work.node.unlink()
+
+
+# ---- the thread ----------------------------------------------------------------------------------------
+
+
+def kthread_worker_fn(worker: KthreadWorker) -> int:
+    """The thread function that serves `worker`: kthread_run(kthread_worker_fn, worker, "name").
+
+    Runs works until the thread is asked to stop, then returns 0; what is on the lists stays there.
+    An exception of a work goes to the failure hook and the worker goes on.
+    """
+    runtime = worker.runtime
+    task = runtime.require_task("kthread_worker_fn")
+    kthread = task.kthread
+    if kthread is None:
+        warn("kthread_worker_fn: runs on a thread that is not a kthread; start it with kthread_run")
+        return 0
+    with worker.lock:
+        other = worker.task
+        if other is None or other is task:
+            worker.task = task
+            worker.stopped = False
+            worker.name = kthread.full_name
+    if other is not None and other is not task:
+        warn(
+            f"kthread_worker_fn: {worker.name!r} already has the task {other.comm!r}; "
+            "two threads would run its works at once. Use one worker a thread"
+        )
+        worker.task = task
+    if worker.flags & KTW_FREEZABLE:
+        set_freezable()
+    try:
+        _serve(worker, task, runtime)
+    finally:
+        task.state = TASK_RUNNING
+        task.waiting_on = None
+    return 0
+
+
+def _serve(worker: KthreadWorker, task: TaskStruct, runtime: Runtime) -> None:
+    kthread = task.kthread
+    assert kthread is not None
+    lock, works, prepare = worker.lock, worker.work_list, runtime.prepare
+    while True:
+        if kthread.should_stop:
+            _detach(worker)
+            return
+        if runtime.sync is not None:
+            runtime.sync("worker")
+        with lock:
+            work = works.pop_first()
+            worker.current_work = work
+            if work is None:
+                # Under the lock: who queues now sees no current work and a task that is about to sleep,
+                # and wakes it. (The kernel sets the state before it takes the lock; the result is the same
+                # and a busy worker never pays for it.)
+                prepare(task, TASK_INTERRUPTIBLE)
+        if work is not None:
+            _run(worker, task, work, runtime)
+        elif not freezing(task) and not kthread.should_stop:
+            task.waiting_on = worker
+            runtime.schedule()
+            task.waiting_on = None
+        if runtime.freezing:
+            try_to_freeze()
+
+
+def _run(worker: KthreadWorker, task: TaskStruct, work: KthreadWork, runtime: Runtime) -> None:
+    """Run one work. Afterwards the work is not touched: its function may have freed or reused it."""
+    func = work.func
+    hook = runtime.hook
+    name = work.name if hook is not None else ""
+    worker.running_since_ns = start = runtime.now_ns
+    if hook is not None:
+        hook("sched_kthread_work_execute_start", (worker.name, name))
+    try:
+        cast(WorkFn, func)(work)
+    except (Exception, SystemExit) as exc:
+        worker.failures += 1
+        report_failure(exc, task, f"work function {getattr(func, '__name__', func)}")
+    if hook is not None:
+        hook("sched_kthread_work_execute_end", (worker.name, name))
+    worker.runs += 1
+    worker.busy_ns += runtime.now_ns - start
+    # A function that fell asleep half way would otherwise leave its state behind.
+    task.state = TASK_RUNNING
+
+
+def _detach(worker: KthreadWorker) -> None:
+    """The thread stops: let go of the worker. Works stay; barriers that nobody would reach are released."""
+    with worker.lock:
+        worker.task = None
+        worker.stopped = worker.threads <= 1
+        stranded = [work for work in worker.work_list if isinstance(work.owner, KthreadFlushWork)]
+        if worker.stopped:
+            for work in stranded:
+                work.node.unlink()
+    if worker.stopped:
+        for work in stranded:
+            work.owner.abandoned = True
+            work.owner.done.complete()
+
+
+def _created(worker: KthreadWorker) -> None:
+    worker.threads += 1
+    worker.stopped = False
+    worker.destroyed = False
+
+
+def _ended(worker: KthreadWorker) -> None:
+    worker.threads -= 1
+    if worker.threads == 0:
+        # Also when threadfn never ran (-EINTR): nobody serves the worker any more.
+        worker.stopped = True
+
+
+services[kthread_worker_fn] = ServiceRules(
+    _created,
+    _ended,
+    "runs kthread_worker_fn, which has no place where it parks: the kernel would wait for ever. "
+    "Flush the worker and queue nothing instead, or stop it",
+)
+
+
+# ---- create and destroy --------------------------------------------------------------------------------
+
+
+def _create_worker(
+    cpu: int | None, flags: int, namefmt: str, args: tuple[Any, ...], runtime: Runtime | None
+) -> KthreadWorker:
+    worker = KthreadWorker(runtime=runtime)
+    task = kthread_create(kthread_worker_fn, worker, namefmt, *args, runtime=worker.runtime)
+    if IS_ERR(task):
+        return cast(KthreadWorker, task)
+    assert task.kthread is not None
+    worker.name = task.kthread.full_name
+    if cpu is not None:
+        kthread_bind(task, cpu)
+    worker.flags = flags
+    worker.task = task
+    worker.runtime.wake(task)
+    return worker
+
+
+def kthread_create_worker(
+    flags: int, namefmt: str, *args: Any, runtime: Runtime | None = None
+) -> KthreadWorker:
+    """A worker with a running thread named `namefmt % args`; -ENOMEM (IS_ERR) without a thread."""
+    return _create_worker(None, flags, namefmt, args, runtime)
+
+
+def kthread_create_worker_on_cpu(
+    cpu: int, flags: int, namefmt: str, *args: Any, runtime: Runtime | None = None
+) -> KthreadWorker:
+    """`kthread_create_worker` with its thread bound to `cpu`."""
+    return _create_worker(cpu, flags, namefmt, args, runtime)
+
+
+kthread_run_worker = kthread_create_worker
+
+
+def kthread_run_worker_on_cpu(
+    cpu: int, flags: int, namefmt: str, *, runtime: Runtime | None = None
+) -> KthreadWorker:
+    """The name from 6.14; `namefmt` takes the CPU as its one argument."""
+    return _create_worker(cpu, flags, namefmt, (cpu,), runtime)
+
+
+def kthread_destroy_worker(worker: KthreadWorker) -> None:
+    """Flush, stop the thread, and give the worker up.
+
+    Warns if it has no task (and does nothing), and if works are left: a work that requeues itself, or a
+    delayed work whose timer still runs. Cancel those first.
+    """
+    task = worker.task
+    if task is None:
+        warn(f"kthread_destroy_worker: {worker.name!r} has no task; it was stopped or never started")
+        return
+    if worker.runtime.current() is task:
+        warn(f"kthread_destroy_worker: called from a work of {worker.name!r}, which would wait for itself")
+        return
+    kthread_flush_worker(worker)
+    kthread_stop(task)
+    worker.destroyed = True
+    delayed, works = len(worker.delayed_work_list), len(worker.work_list)
+    if delayed:
+        warn(
+            f"kthread_destroy_worker: {delayed} delayed works of {worker.name!r} are left with their timers "
+            "running; kthread_cancel_delayed_work_sync them first"
+        )
+    if works:
+        warn(
+            f"kthread_destroy_worker: {works} works of {worker.name!r} are left (does one queue itself "
+            "again?); kthread_cancel_work_sync it first"
+        )
+
+
+# ---- queue ---------------------------------------------------------------------------------------------
+
+
+def kthread_queue_work(worker: KthreadWorker, work: KthreadWork) -> bool:
+    """Append `work` to the worker's list. False if it is on a list already or being cancelled.
+
+    True also while it runs: it then runs once more. Wakes the worker only if it has nothing to do. Any
+    context, interrupts included.
+    """
+    runtime = worker.runtime
+    if runtime.sync is not None:
+        runtime.sync("queue_work")
+    with worker.lock:
+        if work.node.head is not None or work.canceling:
+            return False
+        insert_work(worker, work, worker.work_list.root)
+    return True
+
+
+def insert_work(worker: KthreadWorker, work: KthreadWork, pos: ListNode) -> None:
+    """Link `work` in front of `pos` and wake an idle worker. The caller holds worker.lock."""
+    check_insert(worker, work)
+    worker.work_list.insert_before(work.node, pos)
+    work.worker = worker
+    runtime = worker.runtime
+    if runtime.hook is not None:
+        runtime.hook("sched_kthread_work_queue_work", (worker.name, work.name))
+    if worker.current_work is None and worker.task is not None:
+        runtime.wake(worker.task)
+
+
+def check_insert(worker: KthreadWorker, work: KthreadWork) -> None:
+    """What the kernel WARNs about when a work goes onto a list (and then goes on)."""
+    if work.node.head is not None:
+        warn(f"{work.name} is inserted while it is on a list")
+        work.node.unlink()
+    if work.worker is not worker and work.worker is not None:
+        warn(
+            f"{work.name} was used with the worker {work.worker.name!r} and is now queued on {worker.name!r}; "
+            "a flush or cancel may then look at the wrong one. kthread_init_work it before it changes worker"
+        )
+    if worker.destroyed:
+        warn(f"{work.name} is queued on {worker.name!r}, which was destroyed; it will never run")
+
+
+# ---- flush ---------------------------------------------------------------------------------------------
+
+
+def _own_task(worker: KthreadWorker) -> bool:
+    task = worker.task
+    return task is not None and not worker.runtime.in_interrupt() and worker.runtime.current() is task
+
+
+def kthread_flush_work(work: KthreadWork) -> None:
+    """Wait until the queued execution of `work`, or the running one, has ended. Nothing to do: returns.
+
+    A barrier goes right behind the queued work; if it only runs, to the head of the list. Warns and returns
+    where the kernel would wait for ever: from a work of the same worker, for a delayed work whose timer is
+    pending, after the worker was stopped.
+    """
+    worker = work.worker
+    if worker is None:
+        return
+    runtime = worker.runtime
+    if runtime.sync is not None:
+        runtime.sync("flush_work")
+    barrier = KthreadFlushWork(runtime, f"flush of {work.name}")
+    problem = ""
+    with worker.lock:
+        check_same_worker(worker, work, "kthread_flush_work")
+        node = work.node
+        if node.head is None and worker.current_work is not work:
+            return
+        problem = _flush_problem(worker, work)
+        if not problem:
+            pos = node.next if node.head is not None else worker.work_list.root.next
+            insert_work(worker, barrier.work, pos)
+    if problem:
+        warn(f"kthread_flush_work({work.name}): {problem}")
+        return
+    barrier.wait(worker, f"kthread_flush_work({work.name})")
+
+
+def _flush_problem(worker: KthreadWorker, work: KthreadWork) -> str:
+    """Why waiting for this work, which is queued or running, would never end; "" if it will."""
+    if _own_task(worker):
+        return (
+            f"called from a work of the same worker {worker.name!r}, whose thread would wait for itself; "
+            "flush from another thread, or queue what has to come afterwards"
+        )
+    if work.node.head is worker.delayed_work_list:
+        return (
+            "its timer is still pending; the kernel puts the barrier onto the list of timers, where nobody runs it. "
+            "Use kthread_mod_delayed_work(worker, dwork, 0) and then flush, or kthread_cancel_delayed_work_sync"
+        )
+    if worker.stopped:
+        return (
+            f"the thread of {worker.name!r} was stopped and nobody runs its works any more; "
+            "flush before kthread_stop, or start a new thread with kthread_run(kthread_worker_fn, worker, ...)"
+        )
+    return ""
+
+
+def kthread_flush_worker(worker: KthreadWorker) -> None:
+    """Wait until all works that are queued now have run. Delayed works with a pending timer do not count.
+
+    Warns and returns from a work of the same worker, and after the worker was stopped.
+    """
+    what = f"kthread_flush_worker({worker.name})"
+    if _own_task(worker):
+        warn(
+            f"{what}: called from a work of this worker, whose thread would wait for itself; "
+            "flush from another thread"
+        )
+        return
+    if worker.stopped:
+        warn(
+            f"{what}: its thread was stopped and nobody runs its works any more; flush before kthread_stop, "
+            "or start a new thread with kthread_run(kthread_worker_fn, worker, ...)"
+        )
+        return
+    barrier = KthreadFlushWork(worker.runtime, f"flush of {worker.name}")
+    kthread_queue_work(worker, barrier.work)
+    barrier.wait(worker, what)
+
+
+def check_same_worker(worker: KthreadWorker, work: KthreadWork, what: str) -> None:
+    """The kernel's WARN that a work must not change its worker. The caller holds the lock of `worker`."""
+    if work.worker is not worker:
+        now = "none" if work.worker is None else repr(work.worker.name)
+        warn(f"{what}: {work.name} moved from {worker.name!r} to {now} meanwhile; use one worker a work")
