@@ -16,12 +16,17 @@ __all__ = [
     "DATA_UNIT_BYTES",
     "ERROR_INFORMATION",
     "ERROR_LOCATION_NONE",
+    "FEATURES_SUPPORTED_AND_EFFECTS",
+    "FEATURE_EFFECTS",
     "FIRMWARE_ACTIVE",
     "FIRMWARE_SLOT_INFORMATION",
     "FIRMWARE_SLOTS",
     "LID_SUPPORTED",
     "LOG_STRUCTURES",
     "PARAMETER_ERROR_LOCATION",
+    "SCOPE",
+    "SCOPE_CONTROLLER",
+    "SCOPE_NAMESPACE",
     "SMART_HEALTH",
     "SUPPORTED_LOG_PAGES",
     "Lid",
@@ -251,6 +256,46 @@ COMMANDS_SUPPORTED_AND_EFFECTS = Structure(
     "rsvd2048" / raw(2048),
 )
 
+# --- Feature Identifiers Supported and Effects (12h) --------------------------------------------------------
+
+_FEATURES = "Base 2.1 §5.1.12.1.18"
+
+# What COMMAND_EFFECTS.csp and FEATURE_EFFECTS.fsp say: at most one bit; none is "not reported".
+SCOPE = BitLayout(
+    "SCOPE",
+    12,
+    _FEATURES,
+    bit("nss", 1, "Namespace Scope"),
+    bit("cscp", 1, "Controller Scope"),
+    bit("nsetscp", 1, "NVM Set Scope"),
+    bit("egscp", 1, "Endurance Group Scope"),
+    bit("dscp", 1, "Domain Scope"),
+    bit("nsscp", 1, "NVM Subsystem Scope"),
+    bit("cdqscp", 1, "Controller Data Queue Scope"),
+    bit("rsvd7", 5),
+)
+SCOPE_NAMESPACE = SCOPE.pack(nss=1)
+SCOPE_CONTROLLER = SCOPE.pack(cscp=1)
+FEATURE_EFFECTS = BitLayout(
+    "FEATURE_EFFECTS",
+    32,
+    _FEATURES,
+    bit("fsupp", 1, "FID Supported"),
+    bit("udcc", 1, "User Data Content Change"),
+    bit("ncc", 1, "Namespace Capability Change"),
+    bit("nic", 1, "Namespace Inventory Change"),
+    bit("ccc", 1, "Controller Capability Change"),
+    bit("rsvd5", 14),
+    bit("uss", 1, "UUID Selection Supported"),
+    bit("fsp", 12, "FID Scope"),
+)
+FEATURES_SUPPORTED_AND_EFFECTS = Structure(
+    "FEATURES_SUPPORTED_AND_EFFECTS",
+    1024,
+    _FEATURES,
+    "fis" / table(256, u32) * "FID Supported and Effects of each identifier",
+)
+
 # The layout of each log page declared here; the error log is a list of such entries.
 LOG_STRUCTURES: dict[int, Structure] = {
     Lid.SUPPORTED_LOG_PAGES: SUPPORTED_LOG_PAGES,
@@ -259,4 +304,5 @@ LOG_STRUCTURES: dict[int, Structure] = {
     Lid.FIRMWARE_SLOT: FIRMWARE_SLOT_INFORMATION,
     Lid.CHANGED_NAMESPACES: CHANGED_NAMESPACE_LIST,
     Lid.COMMANDS_SUPPORTED_AND_EFFECTS: COMMANDS_SUPPORTED_AND_EFFECTS,
+    Lid.FEATURES_SUPPORTED_AND_EFFECTS: FEATURES_SUPPORTED_AND_EFFECTS,
 }

@@ -1,0 +1,312 @@
+"""What each feature accepts, and what it is by default: one small class a feature.
+
+Sources: NVMe Base 2.1, clause 5.1.25.1; NVM Command Set 1.1, clause 4.1.3 (Error Recovery, Write Atomicity).
+Reserved bits of an attribute are ignored, as hosts of later revisions set them; reserved *values* are
+refused with Invalid Field in Command.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from nvme_emu.controller.locations import PRP1, location
+from nvme_emu.core.errors import CommandError
+from nvme_emu.spec.base import Structure
+from nvme_emu.spec.bits import BitLayout
+from nvme_emu.spec.feature_data import HOST_BEHAVIOR, TIMESTAMP, TIMESTAMP_ATTRIBUTES
+from nvme_emu.spec.features import (
+    ARBITRATION,
+    ASYNC_EVENT_CONFIG,
+    ERROR_RECOVERY,
+    INTERRUPT_COALESCING,
+    INTERRUPT_VECTOR_CONFIG,
+    IO_COMMAND_SET_PROFILE,
+    NUMBER_OF_QUEUES,
+    POWER_MANAGEMENT,
+    TEMPERATURE_THRESHOLD,
+    VOLATILE_WRITE_CACHE,
+    WRITE_ATOMICITY,
+    Fid,
+)
+from nvme_emu.spec.status import Status
+
+if TYPE_CHECKING:
+    from nvme_emu.controller.config import ControllerConfig
+    from nvme_emu.controller.controller import Controller
+
+__all__ = [
+    "FEATURES",
+    "NS_PER_MS",
+    "NOTICES_OFFERED",
+    "TEMPERATURE_CRITICAL_K",
+    "TEMPERATURE_WARNING_K",
+    "THRESHOLD_OVER",
+    "THRESHOLD_UNDER",
+    "DataFeature",
+    "Feature",
+]
+
+TEMPERATURE_WARNING_K: Final = 343
+"""WCTEMP, and the default over temperature threshold: 70 degrees Celsius, as consumer drives report it."""
+TEMPERATURE_CRITICAL_K: Final = 353
+"""CCTEMP: 80 degrees Celsius."""
+
+NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan")
+"""The notices that this controller sends: bits of feature 0Bh, which are those of OAES."""
+
+THRESHOLD_OVER: Final = 0
+THRESHOLD_UNDER: Final = 1
+
+NS_PER_MS: Final = 1_000_000
+_TIMESTAMP_MODULUS: Final = 1 << 48
+_TEMPERATURE_COMPOSITE: Final = 0x0
+_TEMPERATURE_ALL: Final = 0xF
+_QUEUES_INVALID_Z: Final = 0xFFFF
+
+
+def _refuse(layout: BitLayout, field: str) -> CommandError:
+    return CommandError(Status.INVALID_FIELD, location=location(11, layout, field))
+
+
+class Feature:
+    """A feature whose value is Command Dword 11 of Set Features and Dword 0 of Get Features' completion.
+
+    ``lasting`` says whether it makes sense to save it; it is saveable where there is storage for that.
+    ``per_namespace`` features have a value for each namespace.
+    """
+
+    layout: ClassVar[BitLayout]
+    lasting: ClassVar[bool] = True
+    per_namespace: ClassVar[bool] = False
+
+    def offered(self, config: ControllerConfig) -> bool:
+        """Whether this controller has the feature at all."""
+        return True
+
+    def default(self, config: ControllerConfig, selector: int) -> int:
+        """The default value."""
+        return 0
+
+    def selector(self, ctrl: Controller, cdw11: int, setting: bool) -> int:
+        """Which of several values CDW11 means. Raises CommandError for one that does not exist."""
+        return 0
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        """The value that CDW11 of Set Features holds. Raises CommandError."""
+        return cdw11 & ~self.layout.reserved_mask
+
+    def result(self, value: int) -> int:
+        """Dword 0 of Set Features' completion when ``value`` was accepted."""
+        return 0
+
+
+class DataFeature(Feature):
+    """A feature whose value is a data structure; it is kept as an integer whose meaning is its own."""
+
+    lasting = False
+    structure: ClassVar[Structure]
+
+    def accept_data(self, ctrl: Controller, data: bytes) -> int:
+        """The value in the host's data. Raises CommandError."""
+        raise NotImplementedError
+
+    def data(self, ctrl: Controller, value: int | None) -> bytes:
+        """The current data; ``value`` is None as long as the host has not set one."""
+        raise NotImplementedError
+
+    def default_data(self) -> bytes:
+        """The default as data."""
+        raise NotImplementedError
+
+
+class _Arbitration(Feature):
+    layout = ARBITRATION
+
+    def default(self, config: ControllerConfig, selector: int) -> int:
+        return ARBITRATION.pack(ab=config.rab)
+
+
+class _PowerManagement(Feature):
+    layout = POWER_MANAGEMENT
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        if POWER_MANAGEMENT["ps"].extract(cdw11) > ctrl.config.npss_z:
+            raise _refuse(POWER_MANAGEMENT, "ps")
+        return super().accept(ctrl, cdw11)
+
+
+class _TemperatureThreshold(Feature):
+    """Thresholds of the Composite Temperature; there are no other sensors. Hysteresis is not offered."""
+
+    layout = TEMPERATURE_THRESHOLD
+
+    def default(self, config: ControllerConfig, selector: int) -> int:
+        over = selector == THRESHOLD_OVER
+        return TEMPERATURE_THRESHOLD.pack(tmpth=TEMPERATURE_WARNING_K if over else 0, thsel=selector)
+
+    def selector(self, ctrl: Controller, cdw11: int, setting: bool) -> int:
+        fields = TEMPERATURE_THRESHOLD.unpack(cdw11)
+        every = setting and fields.tmpsel == _TEMPERATURE_ALL
+        if fields.tmpsel != _TEMPERATURE_COMPOSITE and not every:
+            raise _refuse(TEMPERATURE_THRESHOLD, "tmpsel")
+        if fields.thsel not in (THRESHOLD_OVER, THRESHOLD_UNDER):
+            raise _refuse(TEMPERATURE_THRESHOLD, "thsel")
+        return int(fields.thsel)
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        fields = TEMPERATURE_THRESHOLD.unpack(cdw11)
+        return TEMPERATURE_THRESHOLD.pack(tmpth=fields.tmpth, thsel=fields.thsel)
+
+
+class _ErrorRecovery(Feature):
+    layout = ERROR_RECOVERY
+    per_namespace = True
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        if ERROR_RECOVERY["dulbe"].extract(cdw11):
+            # Identify Namespace says so: NSFEAT.DAE is 0.
+            raise _refuse(ERROR_RECOVERY, "dulbe")
+        return super().accept(ctrl, cdw11)
+
+
+class _VolatileWriteCache(Feature):
+    layout = VOLATILE_WRITE_CACHE
+
+    def offered(self, config: ControllerConfig) -> bool:
+        return config.volatile_write_cache
+
+    def default(self, config: ControllerConfig, selector: int) -> int:
+        return VOLATILE_WRITE_CACHE.pack(wce=1)
+
+
+class _NumberOfQueues(Feature):
+    """Granted once after a reset, before I/O queues exist; later requests get what was granted then."""
+
+    layout = NUMBER_OF_QUEUES
+    lasting = False
+
+    def default(self, config: ControllerConfig, selector: int) -> int:
+        return NUMBER_OF_QUEUES.pack(nsq_z=config.io_queues_max - 1, ncq_z=config.io_queues_max - 1)
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        asked = NUMBER_OF_QUEUES.unpack(cdw11)
+        if asked.nsq_z == _QUEUES_INVALID_Z:
+            raise _refuse(NUMBER_OF_QUEUES, "nsq_z")
+        if asked.ncq_z == _QUEUES_INVALID_Z:
+            raise _refuse(NUMBER_OF_QUEUES, "ncq_z")
+        if any(ctrl.rings.sqs.keys() | ctrl.rings.cqs.keys()):
+            raise CommandError(Status.CMD_SEQ_ERROR)
+        granted = ctrl.features.host_value(Fid.NUMBER_OF_QUEUES)
+        if granted is not None:
+            return granted
+        most_z = ctrl.config.io_queues_max - 1
+        return NUMBER_OF_QUEUES.pack(nsq_z=min(asked.nsq_z, most_z), ncq_z=min(asked.ncq_z, most_z))
+
+    def result(self, value: int) -> int:
+        return value
+
+
+class _InterruptCoalescing(Feature):
+    layout = INTERRUPT_COALESCING
+
+
+class _InterruptVectorConfig(Feature):
+    layout = INTERRUPT_VECTOR_CONFIG
+
+    def default(self, config: ControllerConfig, selector: int) -> int:
+        return INTERRUPT_VECTOR_CONFIG.pack(iv=selector)
+
+    def selector(self, ctrl: Controller, cdw11: int, setting: bool) -> int:
+        vector: int = INTERRUPT_VECTOR_CONFIG["iv"].extract(cdw11)
+        if vector >= ctrl.config.vectors:
+            raise _refuse(INTERRUPT_VECTOR_CONFIG, "iv")
+        return vector
+
+
+class _WriteAtomicity(Feature):
+    layout = WRITE_ATOMICITY
+
+
+class _AsyncEventConfig(Feature):
+    layout = ASYNC_EVENT_CONFIG
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        asked = super().accept(ctrl, cdw11)
+        for field in ASYNC_EVENT_CONFIG.fields:
+            if asked & field.mask & ~(NOTICES_OFFERED | ASYNC_EVENT_CONFIG.mask("shcw")):
+                raise _refuse(ASYNC_EVENT_CONFIG, field.name)
+        return asked
+
+
+class _IoCommandSetProfile(Feature):
+    """An index into the combinations of Identify CNS 1Ch, of which there is one."""
+
+    layout = IO_COMMAND_SET_PROFILE
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        if IO_COMMAND_SET_PROFILE["iocsci"].extract(cdw11):
+            where = location(11, IO_COMMAND_SET_PROFILE, "iocsci")
+            raise CommandError(Status.IOCS_COMBINATION_REJECTED, location=where)
+        return super().accept(ctrl, cdw11)
+
+
+class _Timestamp(DataFeature):
+    """Milliseconds since 1970 as the host set them, or since the reset; kept as the difference to ours."""
+
+    structure = TIMESTAMP
+
+    def accept_data(self, ctrl: Controller, data: bytes) -> int:
+        timestamp: int = TIMESTAMP.parse(data).timestamp
+        return timestamp - _now_ms(ctrl)
+
+    def data(self, ctrl: Controller, value: int | None) -> bytes:
+        set_by_host = value is not None
+        since_ms = ctrl.features.reset_ms if value is None else -value
+        return TIMESTAMP.build(
+            timestamp=(_now_ms(ctrl) - since_ms) % _TIMESTAMP_MODULUS,
+            attributes=TIMESTAMP_ATTRIBUTES.pack(torg=int(set_by_host)),
+        )
+
+    def default_data(self) -> bytes:
+        return TIMESTAMP.build()
+
+
+class _HostBehavior(DataFeature):
+    """What the host says of itself. Copy Descriptor Formats (CDFE) are refused: there is no Copy command."""
+
+    structure = HOST_BEHAVIOR
+
+    def accept_data(self, ctrl: Controller, data: bytes) -> int:
+        fields = HOST_BEHAVIOR.parse(data)
+        if max(fields.acre, fields.etdas, fields.lbafee, fields.hdisns) > 1 or fields.cdfe:
+            raise CommandError(Status.INVALID_FIELD, location=PRP1)
+        used = {name: fields[name] for name in ("acre", "etdas", "lbafee", "hdisns")}
+        return int.from_bytes(HOST_BEHAVIOR.build(**used), "little")
+
+    def data(self, ctrl: Controller, value: int | None) -> bytes:
+        return (value or 0).to_bytes(HOST_BEHAVIOR.size, "little")
+
+    def default_data(self) -> bytes:
+        return HOST_BEHAVIOR.build()
+
+
+def _now_ms(ctrl: Controller) -> int:
+    return ctrl.now_ns // NS_PER_MS
+
+
+FEATURES: Final[dict[int, Feature]] = {
+    Fid.ARBITRATION: _Arbitration(),
+    Fid.POWER_MANAGEMENT: _PowerManagement(),
+    Fid.TEMPERATURE_THRESHOLD: _TemperatureThreshold(),
+    Fid.ERROR_RECOVERY: _ErrorRecovery(),
+    Fid.VOLATILE_WRITE_CACHE: _VolatileWriteCache(),
+    Fid.NUMBER_OF_QUEUES: _NumberOfQueues(),
+    Fid.INTERRUPT_COALESCING: _InterruptCoalescing(),
+    Fid.INTERRUPT_VECTOR_CONFIG: _InterruptVectorConfig(),
+    Fid.WRITE_ATOMICITY: _WriteAtomicity(),
+    Fid.ASYNC_EVENT_CONFIG: _AsyncEventConfig(),
+    Fid.TIMESTAMP: _Timestamp(),
+    Fid.HOST_BEHAVIOR: _HostBehavior(),
+    Fid.IO_COMMAND_SET_PROFILE: _IoCommandSetProfile(),
+}
+"""Every feature that this program has; `Feature.offered` says whether a controller has it."""

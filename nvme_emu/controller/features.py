@@ -1,0 +1,276 @@
+"""Get Features and Set Features (NVMe Base 2.1, clauses 5.1.11 and 5.1.25; "Feature Values", clause 4.4).
+
+A feature has up to three values: *current*, *default* and, where it is saveable, *saved*. A value belongs to
+(feature, namespace, selector): the selector tells thresholds and interrupt vectors apart, the namespace is 0
+for features of the controller. A reset makes the saved values current, or the defaults where none was saved.
+
+Saved values live in a mapping that the owner of lasting storage hands in. Without one no feature is saveable,
+and that is what Get Features reports; the saved value of such a feature is its default.
+
+What each feature accepts is in `feature_kinds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Final
+
+from nvme_emu.controller.feature_kinds import FEATURES, NS_PER_MS, DataFeature, Feature
+from nvme_emu.controller.locations import NSID, location
+from nvme_emu.controller.nvm import fail_medium
+from nvme_emu.core.errors import CommandError
+from nvme_emu.spec.commands import (
+    GET_FEATURES_CDW10,
+    SEL_CURRENT,
+    SEL_DEFAULT,
+    SEL_SAVED,
+    SEL_SUPPORTED,
+    SET_FEATURES_CDW10,
+)
+from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo, AsyncSmartInfo
+from nvme_emu.spec.features import (
+    ARBITRATION,
+    ASYNC_EVENT_CONFIG,
+    FEATURE_CAPABILITIES,
+    INTERRUPT_COALESCING,
+    INTERRUPT_VECTOR_CONFIG,
+    NUMBER_OF_QUEUES,
+    TEMPERATURE_THRESHOLD,
+    VOLATILE_WRITE_CACHE,
+    Fid,
+)
+from nvme_emu.spec.logs import CRITICAL_WARNING
+from nvme_emu.spec.queues import NSID_BROADCAST
+from nvme_emu.spec.status import Status
+
+if TYPE_CHECKING:
+    from nvme_emu.controller.command import Command
+    from nvme_emu.controller.config import ControllerConfig
+    from nvme_emu.controller.controller import Controller
+
+__all__ = ["FeatureKey", "Features", "get_features", "set_features"]
+
+FeatureKey = tuple[int, int, int]
+"""(feature identifier, namespace or 0, selector)."""
+
+_NO_BURST_LIMIT: Final = ARBITRATION["ab"].value_max
+_FID = location(10, GET_FEATURES_CDW10, "fid")
+_SEL = location(10, GET_FEATURES_CDW10, "sel")
+_SV = location(10, SET_FEATURES_CDW10, "sv")
+
+# Which bits of the SMART log's Critical Warning (and of feature 0Bh) a SMART event stands for.
+_WARNINGS_OF_SMART_INFO: Final[dict[int, int]] = {
+    AsyncSmartInfo.SPARE_BELOW_THRESHOLD: CRITICAL_WARNING.mask("ascbt"),
+    AsyncSmartInfo.TEMPERATURE_THRESHOLD: CRITICAL_WARNING.mask("ttc"),
+    AsyncSmartInfo.SUBSYSTEM_RELIABILITY: CRITICAL_WARNING.mask("ndr", "amro", "vmbf", "pmrro"),
+}
+_CONFIG_OF_NOTICE: Final[dict[int, int]] = {
+    AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("nan"),
+}
+
+
+class Features:
+    """The values of all features, and what the rest of the controller asks of them.
+
+    ``saved`` maps `FeatureKey` to the value of a feature whose value is one dword.
+    """
+
+    def __init__(
+        self, config: ControllerConfig, saved: MutableMapping[FeatureKey, int] | None = None
+    ) -> None:
+        self._config = config
+        self._saved = saved
+        self._current: dict[FeatureKey, int] = {}
+        self.reset_ms = 0
+
+    def reset(self, now_ns: int = 0) -> None:
+        """Controller Level Reset at ``now_ns``: saved values, or defaults, become current."""
+        self._current.clear()
+        self.reset_ms = now_ns // NS_PER_MS
+
+    def offered(self, fid: int) -> Feature | None:
+        """The feature, None if this controller does not have it."""
+        feature = FEATURES.get(fid)
+        return feature if feature is not None and feature.offered(self._config) else None
+
+    def saveable(self, fid: int) -> bool:
+        """Whether Set Features may save it."""
+        feature = self.offered(fid)
+        return feature is not None and feature.lasting and self._saved is not None
+
+    def current(self, fid: int, nsid: int = 0, selector: int = 0) -> int:
+        """The current value of a feature whose value is one dword."""
+        value = self._current.get((fid, nsid, selector))
+        return self.saved(fid, nsid, selector) if value is None else value
+
+    def saved(self, fid: int, nsid: int = 0, selector: int = 0) -> int:
+        """The saved value; the default if there is none."""
+        value = None if self._saved is None else self._saved.get((fid, nsid, selector))
+        return self.default(fid, selector) if value is None else value
+
+    def default(self, fid: int, selector: int = 0) -> int:
+        """The default value."""
+        return FEATURES[fid].default(self._config, selector)
+
+    def host_value(self, fid: int) -> int | None:
+        """What the host set since the last reset; None if it did not."""
+        return self._current.get((fid, 0, 0))
+
+    def store(self, key: FeatureKey, value: int, save: bool = False) -> None:
+        """Make ``value`` current, and the saved one too with ``save``."""
+        self._current[key] = value
+        if save and self._saved is not None:
+            self._saved[key] = value
+
+    # -- what the rest of the controller asks ---------------------------------------------------------------
+
+    @property
+    def arbitration_burst(self) -> int:
+        """Commands that a queue may launch in one turn; 0 for no limit."""
+        log2 = ARBITRATION["ab"].extract(self.current(Fid.ARBITRATION))
+        return 0 if log2 == _NO_BURST_LIMIT else 2**log2
+
+    @property
+    def write_cache_enabled(self) -> bool:
+        """Whether completed writes may still be volatile."""
+        if self.offered(Fid.VOLATILE_WRITE_CACHE) is None:
+            return False
+        return bool(VOLATILE_WRITE_CACHE["wce"].extract(self.current(Fid.VOLATILE_WRITE_CACHE)))
+
+    @property
+    def io_sqs_granted(self) -> int:
+        """How many I/O submission queues the host may create; their identifiers are 1 to this."""
+        return int(NUMBER_OF_QUEUES["nsq_z"].extract(self.current(Fid.NUMBER_OF_QUEUES))) + 1
+
+    @property
+    def io_cqs_granted(self) -> int:
+        """How many I/O completion queues the host may create; their identifiers are 1 to this."""
+        return int(NUMBER_OF_QUEUES["ncq_z"].extract(self.current(Fid.NUMBER_OF_QUEUES))) + 1
+
+    @property
+    def coalescing(self) -> tuple[int, int]:
+        """(completions, time in units of 100 µs) after which an interrupt is due; a time of 0 is no delay."""
+        fields = INTERRUPT_COALESCING.unpack(self.current(Fid.INTERRUPT_COALESCING))
+        return fields.thr_z + 1, fields.time
+
+    def coalescing_disabled(self, vector: int) -> bool:
+        """Whether the host exempted a vector from coalescing."""
+        value = self.current(Fid.INTERRUPT_VECTOR_CONFIG, selector=vector)
+        return bool(INTERRUPT_VECTOR_CONFIG["cd"].extract(value))
+
+    def temperature_threshold_k(self, selector: int) -> int:
+        """The over or under threshold of the Composite Temperature, in kelvins."""
+        value = self.current(Fid.TEMPERATURE_THRESHOLD, selector=selector)
+        return int(TEMPERATURE_THRESHOLD["tmpth"].extract(value))
+
+    @property
+    def smart_events_enabled(self) -> int:
+        """The critical warnings whose events the host enabled, in the places of the SMART log."""
+        return int(ASYNC_EVENT_CONFIG["shcw"].extract(self.current(Fid.ASYNC_EVENT_CONFIG)))
+
+    def event_enabled(self, event_type: int, info: int) -> bool:
+        """Whether the host wants an asynchronous event; errors and one-time events cannot be turned off."""
+        if event_type == AsyncEventType.SMART:
+            return bool(self.smart_events_enabled & _WARNINGS_OF_SMART_INFO.get(info, 0))
+        if event_type == AsyncEventType.NOTICE:
+            return bool(self.current(Fid.ASYNC_EVENT_CONFIG) & _CONFIG_OF_NOTICE.get(info, 0))
+        return True
+
+
+# Set Features ------------------------------------------------------------------------------------------
+
+
+def _feature(ctrl: Controller, fid: int) -> Feature:
+    feature = ctrl.features.offered(fid)
+    if feature is None:
+        raise CommandError(Status.INVALID_FIELD, location=_FID)
+    return feature
+
+
+def _namespaces_to_set(ctrl: Controller, cmd: Command, feature: Feature) -> list[int]:
+    """The namespaces whose value is set, [0] for the controller's. Raises CommandError for a wrong NSID."""
+    nsid, valid = cmd.nsid, 1 <= cmd.nsid <= ctrl.config.namespaces_max
+    if feature.per_namespace:
+        if nsid == NSID_BROADCAST:
+            return list(ctrl.namespaces)
+        if not valid:
+            raise CommandError(Status.INVALID_NS, location=NSID)
+        if nsid not in ctrl.namespaces:
+            raise CommandError(Status.INVALID_FIELD, location=NSID)
+        return [nsid]
+    if nsid in (0, NSID_BROADCAST):
+        return [0]
+    raise CommandError(Status.FEATURE_NOT_PER_NS if valid else Status.INVALID_NS, location=NSID)
+
+
+def _flush_before_write_through(ctrl: Controller, cdw11: int) -> None:
+    """Turning the write cache off leaves nothing in it."""
+    if ctrl.features.write_cache_enabled and not VOLATILE_WRITE_CACHE["wce"].extract(cdw11):
+        try:
+            for namespace in ctrl.namespaces.values():
+                namespace.media.flush()
+        except OSError as error:
+            fail_medium(ctrl, error, Status.WRITE_FAULT)
+
+
+def set_features(ctrl: Controller, cmd: Command) -> int:
+    """Set Features (opcode 09h)."""
+    head = SET_FEATURES_CDW10.unpack(cmd.cdw10)
+    feature = _feature(ctrl, head.fid)
+    features = ctrl.features
+    if head.sv and not features.saveable(head.fid):
+        raise CommandError(Status.FEATURE_NOT_SAVEABLE, location=_SV)
+    nsids = _namespaces_to_set(ctrl, cmd, feature)
+    if isinstance(feature, DataFeature):
+        data = ctrl.receive(cmd, feature.structure.size)
+        features.store((head.fid, 0, 0), feature.accept_data(ctrl, data))
+        return 0
+    selector = feature.selector(ctrl, cmd.cdw11, True)
+    value = feature.accept(ctrl, cmd.cdw11)
+    if head.fid == Fid.VOLATILE_WRITE_CACHE:
+        _flush_before_write_through(ctrl, cmd.cdw11)
+    for nsid in nsids:
+        features.store((head.fid, nsid, selector), value, bool(head.sv))
+    ctrl.apply_features()
+    if head.fid in (Fid.TEMPERATURE_THRESHOLD, Fid.ASYNC_EVENT_CONFIG):
+        ctrl.logs.health.evaluate()
+    return feature.result(value)
+
+
+# Get Features ------------------------------------------------------------------------------------------
+
+
+def _namespace_to_get(ctrl: Controller, cmd: Command, feature: Feature) -> int:
+    """The namespace whose value is asked for; features of the controller do not use NSID."""
+    if not feature.per_namespace:
+        return 0
+    if not 1 <= cmd.nsid <= ctrl.config.namespaces_max:
+        raise CommandError(Status.INVALID_NS, location=NSID)
+    if cmd.nsid not in ctrl.namespaces:
+        raise CommandError(Status.INVALID_FIELD, location=NSID)
+    return cmd.nsid
+
+
+def get_features(ctrl: Controller, cmd: Command) -> int:
+    """Get Features (opcode 0Ah)."""
+    head = GET_FEATURES_CDW10.unpack(cmd.cdw10)
+    feature = _feature(ctrl, head.fid)
+    features = ctrl.features
+    nsid = _namespace_to_get(ctrl, cmd, feature)
+    if head.sel > SEL_SUPPORTED:
+        raise CommandError(Status.INVALID_FIELD, location=_SEL)
+    if head.sel == SEL_SUPPORTED:
+        return FEATURE_CAPABILITIES.pack(
+            saveable=int(features.saveable(head.fid)), ns_specific=int(feature.per_namespace), changeable=1
+        )
+    if isinstance(feature, DataFeature):
+        current = head.sel == SEL_CURRENT
+        value = features.host_value(head.fid)
+        ctrl.send(cmd, feature.data(ctrl, value) if current else feature.default_data())
+        return 0
+    selector = feature.selector(ctrl, cmd.cdw11, False)
+    if head.sel == SEL_DEFAULT:
+        return features.default(head.fid, selector)
+    if head.sel == SEL_SAVED:
+        return features.saved(head.fid, nsid, selector)
+    return features.current(head.fid, nsid, selector)

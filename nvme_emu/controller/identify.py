@@ -1,0 +1,285 @@
+"""Identify: what the host can find out (NVMe Base 2.1, clause 5.1.13; NVM Command Set 1.1, clause 4.1.5).
+
+    CNS  structure                                   NSID          FFFFFFFFh    inactive    invalid
+    00h  Identify Namespace                          namespace     Invalid NS   zeros       Invalid NS
+    01h  Identify Controller                         -
+    02h  active namespaces above NSID                lower bound   Invalid NS
+    03h  namespace identification descriptors        namespace     Invalid NS   Invalid NS  Invalid NS
+    05h  Identify Namespace of a command set         namespace     Invalid NS   zeros       Invalid NS
+    06h  Identify Controller of a command set        -
+    07h  active namespaces of a command set          lower bound   Invalid NS
+    08h  command set independent Identify Namespace  namespace     Invalid NS   zeros       Invalid NS
+    10h  allocated namespaces above NSID             lower bound   Invalid NS
+    11h  Identify Namespace, allocated               namespace     Invalid NS   zeros       Invalid NS
+    12h  controllers attached to a namespace         namespace     Invalid Fld  Invalid Fld Invalid NS
+    13h  controllers of the subsystem                -
+    1Ch  I/O command set combinations                -
+
+Namespace Management is not offered, so that every allocated namespace is attached and FFFFFFFFh names no
+capabilities common to all namespaces. Identify Controller is made from the command tables and the
+configuration: it cannot promise a command that nobody handles. Fields that a CNS does not use are ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from nvme_emu.controller.feature_kinds import (
+    NOTICES_OFFERED,
+    TEMPERATURE_CRITICAL_K,
+    TEMPERATURE_WARNING_K,
+)
+from nvme_emu.controller.locations import NSID, location
+from nvme_emu.controller.nvm import NVM_HANDLERS
+from nvme_emu.core.errors import CommandError
+from nvme_emu.spec.commands import IDENTIFY_CDW10, IDENTIFY_CDW11
+from nvme_emu.spec.identify import (
+    CONTROLLER_LIST,
+    CQES,
+    CSI_NVM,
+    DLFEAT,
+    FRMW,
+    IDENTIFY_CONTROLLER,
+    IDENTIFY_INDEPENDENT_NAMESPACE,
+    IDENTIFY_IO_COMMAND_SET,
+    IDENTIFY_NAMESPACE,
+    IDENTIFY_NVM_CONTROLLER,
+    IDENTIFY_NVM_NAMESPACE,
+    IOCSV,
+    LPA,
+    NSFEAT,
+    NSTAT,
+    ONCS,
+    SQES,
+    VWC,
+    Cns,
+    Nidt,
+    NsDescriptor,
+    build_ns_descriptors,
+    namespace_list,
+)
+from nvme_emu.spec.opcodes import NvmOpcode
+from nvme_emu.spec.queues import CQES_LOG2, NSID_BROADCAST, SQES_LOG2
+from nvme_emu.spec.registers import VS
+from nvme_emu.spec.status import Status
+
+if TYPE_CHECKING:
+    from nvme_emu.controller.command import Command
+    from nvme_emu.controller.config import ControllerConfig
+    from nvme_emu.controller.controller import Controller
+    from nvme_emu.controller.namespace import Namespace
+
+__all__ = ["IDENTIFIES", "default_subnqn", "identify"]
+
+_CNTRLTYPE_IO: Final = 1
+_FLUSH_BROADCAST_SUPPORTED: Final = 3
+_DEALLOCATED_READS_ZERO: Final = 1
+_CNTID_SELF: Final = 0xFFFF
+_POWER_MAX_CENTIWATTS: Final = 825
+_NVM_COMMAND_SET_VERSION: Final = VS.pack(mjr=1, mnr=1)
+
+_CNS = location(10, IDENTIFY_CDW10, "cns")
+_CNTID = location(10, IDENTIFY_CDW10, "cntid")
+_CSI = location(11, IDENTIFY_CDW11, "csi")
+
+_ONCS_OF_OPCODE: Final = {
+    NvmOpcode.COMPARE: "nvmcmps",
+    NvmOpcode.WRITE_UNCORRECTABLE: "nvmwusv",
+    NvmOpcode.DATASET_MANAGEMENT: "nvmdsmsv",
+    NvmOpcode.WRITE_ZEROES: "nvmwzsv",
+    NvmOpcode.RESERVATION_REGISTER: "reservs",
+    NvmOpcode.VERIFY: "nvmvfys",
+    NvmOpcode.COPY: "nvmcpys",
+}
+
+
+def default_subnqn(config: ControllerConfig) -> str:
+    """A subsystem name in the UUID format of clause 4.7; one vendor, serial number and model, one name."""
+    digest = hashlib.sha256(f"{config.vid:#x}/{config.sn}/{config.mn}".encode()).digest()
+    return f"nqn.2014-08.org.nvmexpress:uuid:{uuid.UUID(bytes=digest[:16], version=4)}"
+
+
+# Which namespace, which command set --------------------------------------------------------------------
+
+
+def _namespace(ctrl: Controller, cmd: Command) -> Namespace | None:
+    """The namespace of NSID, None if it is inactive. Raises CommandError if NSID is invalid or FFFFFFFFh."""
+    if not 1 <= cmd.nsid <= ctrl.config.namespaces_max:
+        raise CommandError(Status.INVALID_NS, location=NSID)
+    return ctrl.namespaces.get(cmd.nsid)
+
+
+def _lower_bound(cmd: Command) -> int:
+    """NSID of a list: the identifiers above it are wanted. FFFFFFFEh and FFFFFFFFh leave none."""
+    if cmd.nsid >= NSID_BROADCAST - 1:
+        raise CommandError(Status.INVALID_NS, location=NSID)
+    return cmd.nsid
+
+
+def _check_csi(cmd: Command) -> None:
+    if IDENTIFY_CDW11["csi"].extract(cmd.cdw11) != CSI_NVM:
+        raise CommandError(Status.INVALID_FIELD, location=_CSI)
+
+
+# The structures ----------------------------------------------------------------------------------------
+
+
+def _identify_namespace(ctrl: Controller, cmd: Command) -> bytes:
+    namespace = _namespace(ctrl, cmd)
+    if namespace is None:
+        return IDENTIFY_NAMESPACE.build()
+    used = namespace.nsze
+    if namespace.sparse:
+        used = min(used, -(-namespace.media.allocated_bytes() // namespace.lba_size))
+    return IDENTIFY_NAMESPACE.build(
+        nsze=namespace.nsze,
+        ncap=namespace.nsze,
+        nuse=used,
+        nsfeat=NSFEAT.pack(thinp=int(namespace.sparse)),
+        dlfeat=DLFEAT.pack(drb=_DEALLOCATED_READS_ZERO, wzds=1),
+        nvmcap=namespace.nbytes,
+        nguid=namespace.nguid,
+        eui64=namespace.eui64,
+        lbaf=[{"lbads": namespace.lba_shift}],
+    )
+
+
+def _power_states(config: ControllerConfig) -> list[dict[str, int]]:
+    """Operational states of falling power; the device is as fast in each of them."""
+    count = config.npss_z + 1
+    return [{"mp": max(1, _POWER_MAX_CENTIWATTS * (count - state) // count)} for state in range(count)]
+
+
+def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
+    config = ctrl.config
+    oncs = {field: int(opcode in NVM_HANDLERS) for opcode, field in _ONCS_OF_OPCODE.items()}
+    return IDENTIFY_CONTROLLER.build(
+        vid=config.vid,
+        ssvid=config.ssvid,
+        sn=config.sn,
+        mn=config.mn,
+        fr=config.fr,
+        rab=config.rab,
+        ieee=config.ieee_oui,
+        mdts=config.mdts,
+        cntlid=config.cntlid,
+        ver=ctrl.registers.vs,
+        rtd3r=max(1, -(-config.ready_ns // 1000)),
+        rtd3e=config.rtd3e_us,
+        oaes=NOTICES_OFFERED,
+        cntrltype=_CNTRLTYPE_IO,
+        acl_z=config.acl_z,
+        aerl_z=config.aerl_z,
+        frmw=FRMW.pack(ffsro=1, nofs=1),
+        lpa=LPA.pack(cses=1, lpeds=1, mlps=1),
+        elpe_z=config.elpe_z,
+        npss_z=config.npss_z,
+        wctemp=TEMPERATURE_WARNING_K,
+        cctemp=TEMPERATURE_CRITICAL_K,
+        tnvmcap=sum(namespace.nbytes for namespace in ctrl.namespaces.values()),
+        sqes=SQES.pack(required=SQES_LOG2, maximum=SQES_LOG2),
+        cqes=CQES.pack(required=CQES_LOG2, maximum=CQES_LOG2),
+        nn=config.namespaces_max,
+        mnan=config.namespaces_max,
+        oncs=ONCS.pack(ssfs=1, tss=1, **oncs),
+        vwc=VWC.pack(vwcp=int(config.volatile_write_cache), fb=_FLUSH_BROADCAST_SUPPORTED),
+        subnqn=config.subnqn or default_subnqn(config),
+        psd=_power_states(config),
+    )
+
+
+def _active_list(ctrl: Controller, cmd: Command) -> bytes:
+    return namespace_list(ctrl.namespaces, after=_lower_bound(cmd))
+
+
+def _descriptors(ctrl: Controller, cmd: Command) -> bytes:
+    namespace = _namespace(ctrl, cmd)
+    if namespace is None:
+        raise CommandError(Status.INVALID_NS, location=NSID)
+    return build_ns_descriptors(
+        [
+            NsDescriptor(Nidt.EUI64, namespace.eui64),
+            NsDescriptor(Nidt.NGUID, namespace.nguid),
+            NsDescriptor(Nidt.UUID, namespace.uuid.bytes),
+            NsDescriptor(Nidt.CSI, bytes([CSI_NVM])),
+        ]
+    )
+
+
+def _iocs_namespace(ctrl: Controller, cmd: Command) -> bytes:
+    """For the NVM command set: no metadata, no protection information, so that all of it is zero."""
+    _check_csi(cmd)
+    _namespace(ctrl, cmd)
+    return IDENTIFY_NVM_NAMESPACE.build()
+
+
+def _iocs_controller(ctrl: Controller, cmd: Command) -> bytes:
+    _check_csi(cmd)
+    config = ctrl.config
+    return IDENTIFY_NVM_CONTROLLER.build(
+        wzsl=config.wzsl,
+        dmrl=config.dmrl,
+        dmrsl=config.dmrsl,
+        dmsl=config.dmsl,
+        ver=_NVM_COMMAND_SET_VERSION,
+    )
+
+
+def _iocs_active_list(ctrl: Controller, cmd: Command) -> bytes:
+    _check_csi(cmd)
+    return _active_list(ctrl, cmd)
+
+
+def _independent_namespace(ctrl: Controller, cmd: Command) -> bytes:
+    if _namespace(ctrl, cmd) is None:
+        return IDENTIFY_INDEPENDENT_NAMESPACE.build()
+    return IDENTIFY_INDEPENDENT_NAMESPACE.build(nstat=NSTAT.pack(nrdy=1))
+
+
+def _controllers(ctrl: Controller, cmd: Command) -> bytes:
+    """The subsystem's controllers, which is this one, from CNTID on."""
+    cntlid = ctrl.config.cntlid
+    wanted = [cntlid] if cntlid >= IDENTIFY_CDW10["cntid"].extract(cmd.cdw10) else []
+    return CONTROLLER_LIST.build(numid=len(wanted), cntid=wanted)
+
+
+def _namespace_controllers(ctrl: Controller, cmd: Command) -> bytes:
+    if cmd.nsid == NSID_BROADCAST or _namespace(ctrl, cmd) is None:
+        raise CommandError(Status.INVALID_FIELD, location=NSID)
+    return _controllers(ctrl, cmd)
+
+
+def _io_command_sets(ctrl: Controller, cmd: Command) -> bytes:
+    if IDENTIFY_CDW10["cntid"].extract(cmd.cdw10) not in (_CNTID_SELF, ctrl.config.cntlid):
+        raise CommandError(Status.INVALID_FIELD, location=_CNTID)
+    return IDENTIFY_IO_COMMAND_SET.build(iocsc=[IOCSV.pack(nvmcs=1)])
+
+
+IDENTIFIES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
+    Cns.NAMESPACE: _identify_namespace,
+    Cns.CONTROLLER: _identify_controller,
+    Cns.ACTIVE_NAMESPACE_LIST: _active_list,
+    Cns.NAMESPACE_DESCRIPTORS: _descriptors,
+    Cns.IOCS_NAMESPACE: _iocs_namespace,
+    Cns.IOCS_CONTROLLER: _iocs_controller,
+    Cns.IOCS_ACTIVE_NAMESPACE_LIST: _iocs_active_list,
+    Cns.INDEPENDENT_NAMESPACE: _independent_namespace,
+    Cns.ALLOCATED_NAMESPACE_LIST: _active_list,
+    Cns.ALLOCATED_NAMESPACE: _identify_namespace,
+    Cns.NAMESPACE_CONTROLLER_LIST: _namespace_controllers,
+    Cns.CONTROLLER_LIST: _controllers,
+    Cns.IO_COMMAND_SET: _io_command_sets,
+}
+"""What this controller answers, by CNS; each entry gives the 4096 bytes or raises CommandError."""
+
+
+def identify(ctrl: Controller, cmd: Command) -> int:
+    """Identify (opcode 06h). An unknown CNS is an Invalid Field in Command."""
+    answer = IDENTIFIES.get(IDENTIFY_CDW10["cns"].extract(cmd.cdw10))
+    if answer is None:
+        raise CommandError(Status.INVALID_FIELD, location=_CNS)
+    ctrl.send(cmd, answer(ctrl, cmd))
+    return 0
