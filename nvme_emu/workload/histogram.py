@@ -126,8 +126,10 @@ class Histogram:
         self._sum_squares += other._sum_squares
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.__init__()  # type: ignore[misc]
+        """Forget everything; `buffer` stays the same object, so that loops may keep its `append`."""
+        del self.buffer[:]
+        self._counts[:] = 0
+        self._n = self._sum = self._sum_squares = self._min = self._max = 0
 
     # --- reading ---
 
