@@ -1,7 +1,7 @@
 """The device: a passive NVMe controller behind a PCI Express front door."""
 
 from nvme_emu.controller.command import PENDING, Command
-from nvme_emu.controller.config import ControllerConfig, NamespaceConfig
+from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.controller import Controller
 from nvme_emu.controller.counters import Counters
 from nvme_emu.controller.namespace import BlockMedia, Namespace
@@ -14,5 +14,4 @@ __all__ = [
     "ControllerConfig",
     "Counters",
     "Namespace",
-    "NamespaceConfig",
 ]

@@ -37,16 +37,16 @@ class Command:
     """
 
     __slots__ = (
-        "opcode", "flags", "cid", "nsid", "cdw2", "cdw3", "mptr", "prp1", "prp2",
-        "cdw10", "cdw11", "cdw12", "cdw13", "cdw14", "cdw15", "sq", "done_ns",
+        "cdw2", "cdw3", "cdw10", "cdw11", "cdw12", "cdw13", "cdw14", "cdw15", "cid", "done_ns", "flags",
+        "mptr", "nsid", "opcode", "prp1", "prp2", "sq",
     )  # fmt: skip
 
     def __init__(self, sq: SubmissionQueue, fields: SqeFields) -> None:
         self.sq = sq
         self.done_ns = 0
         (
-            self.opcode, self.flags, self.cid, self.nsid, self.cdw2, self.cdw3, self.mptr, self.prp1, self.prp2,
-            self.cdw10, self.cdw11, self.cdw12, self.cdw13, self.cdw14, self.cdw15,
+            self.opcode, self.flags, self.cid, self.nsid, self.cdw2, self.cdw3, self.mptr,
+            self.prp1, self.prp2, self.cdw10, self.cdw11, self.cdw12, self.cdw13, self.cdw14, self.cdw15,
         ) = fields  # fmt: skip
 
     @property

@@ -1,4 +1,4 @@
-"""What a controller and its namespaces are made of: frozen values, checked when they are made."""
+"""What a controller is made of: frozen values, checked when they are made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nvme_emu.spec.registers import CAP_CSS_ADMIN, CAP_CSS_IOCS, CAP_CSS_NVM
 
-__all__ = ["MAX_NAMESPACES", "ControllerConfig", "NamespaceConfig"]
+__all__ = ["MAX_NAMESPACES", "ControllerConfig"]
 
 MAX_NAMESPACES = 1024
 """A bound of this emulator (an active list is one page of 1024 identifiers), not of the specification."""
@@ -21,22 +21,7 @@ def _check(name: str, value: int, low: int, high: int, why: str) -> None:
 
 def _check_text(name: str, value: str, length: int) -> None:
     if not value or len(value) > length or not value.isascii() or not value.isprintable():
-        raise ValueError(f"{name}={value!r}: must be 1 to {length} printable ASCII characters (Identify Controller)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NamespaceConfig:
-    """One namespace. ``nbytes`` is its size; what is not a whole number of logical blocks is not used."""
-
-    nsid: int = 1
-    nbytes: int = 256 << 20
-    lba_size: int = 512
-
-    def __post_init__(self) -> None:
-        _check("nsid", self.nsid, 1, MAX_NAMESPACES, "Base 2.1, 3.2.1")
-        if self.lba_size not in (512, 4096):
-            raise ValueError(f"lba_size={self.lba_size!r}: this controller formats 512 or 4096 bytes")
-        _check("nbytes", self.nbytes, self.lba_size, 1 << 62, "at least one logical block")
+        raise ValueError(f"{name}={value!r}: must be 1 to {length} printable ASCII characters")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +90,7 @@ class ControllerConfig:
         _check("ready_timeout_ms", self.ready_timeout_ms, 500, 127_500, "CAP.TO in 500 ms units")
         _check("dstrd", self.dstrd, 0, 15, "CAP.DSTRD")
         if not self.css & CAP_CSS_NVM or self.css & ~(CAP_CSS_NVM | CAP_CSS_IOCS | CAP_CSS_ADMIN):
-            raise ValueError(f"css={self.css!r}: must offer the NVM Command Set (CAP.CSS bit 0), and no reserved bits")
+            raise ValueError(f"css={self.css!r}: must offer the NVM Command Set (CAP.CSS bit 0)")
         _check("mpsmin", self.mpsmin, 0, 15, "CAP.MPSMIN")
         _check("mpsmax", self.mpsmax, self.mpsmin, 15, "CAP.MPSMAX, not below CAP.MPSMIN")
         _check("mdts", self.mdts, 0, 20, "Identify Controller MDTS")
@@ -121,7 +106,7 @@ class ControllerConfig:
         _check("rab", self.rab, 0, 7, "Recommended Arbitration Burst")
         _check("npss_z", self.npss_z, 0, 31, "power states, zero-based")
         for name in ("ready_ns", "reset_ns"):
-            _check(name, getattr(self, name), 0, self.ready_timeout_ms * _MS, "not longer than ready_timeout_ms")
+            _check(name, getattr(self, name), 0, self.ready_timeout_ms * _MS, "at most ready_timeout_ms")
         _check("shutdown_ns", self.shutdown_ns, 0, self.rtd3e_us * 1000, "not longer than rtd3e_us")
         _check("rtd3e_us", self.rtd3e_us, 0, 0xFFFF_FFFF, "RTD3 Entry Latency")
         _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")

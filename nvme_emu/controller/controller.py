@@ -9,9 +9,9 @@ gives. It never reads a clock, never waits and never raises at a host's mistake:
     take_irqs()             ──►   the vectors to deliver, outside the lock
     next_deadline()         ──►   when step must be called again, though nobody rings
 
-Data moves when a command is fetched, in fetch order; its completion is written when the latency model says that
-the device is done. Commands in flight are *timed* (they have a completion slot and a time) or *parked* (their
-handler keeps them: an Asynchronous Event Request).
+Data moves when a command is fetched, in fetch order; its completion is written when the latency model says
+that the device is done. Commands in flight are *timed* (they have a completion slot and a time) or *parked*
+(their handler keeps them: an Asynchronous Event Request).
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nvme_emu.controller.admin import ADMIN_HANDLERS
+from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
@@ -39,9 +42,9 @@ from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.segments import map_prps
 from nvme_emu.core.trace import ControllerState, Doorbell, PostCqe, RegisterWrite, TraceHub
 from nvme_emu.spec.events import AsyncErrorInfo, AsyncEventType
-from nvme_emu.spec.logs import LogPage
+from nvme_emu.spec.logs import Lid
 from nvme_emu.spec.queues import CQE_SIZE, SQE_SIZE
-from nvme_emu.spec.registers import AQA, CC, CC_EN, CC_SHN_ABRUPT, CC_SHN_NORMAL, Reg
+from nvme_emu.spec.registers import AQA, CC, CC_SHN_ABRUPT, CC_SHN_NORMAL, Reg
 from nvme_emu.spec.status import MORE
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ class Controller:
         rng: Any = None,
         strict: bool = False,
     ) -> None:
-        """Raises ValueError for namespaces that share an identifier or have one above the configured number."""
+        """Raises ValueError for namespaces that share an identifier or have one above `namespaces_max`."""
         self.config = config
         self.memory = memory
         self.namespaces = {namespace.nsid: namespace for namespace in namespaces}
@@ -84,7 +87,8 @@ class Controller:
             raise ValueError(f"namespaces share an identifier: {sorted(ns.nsid for ns in namespaces)}")
         if any(nsid > config.namespaces_max for nsid in self.namespaces):
             raise ValueError(f"nsid {max(self.namespaces)} is above namespaces_max={config.namespaces_max}")
-        self.latency = latency
+        # An instant device needs no model: the hot path then has one test less.
+        self.latency = None if latency is None or latency.instant else latency
         self.trace = trace if trace is not None else TraceHub()
         self.rng = rng
         self.strict = strict
@@ -108,6 +112,8 @@ class Controller:
         self.page_size = self.registers.page_size
         self.transfer_bytes_max = config.mdts_bytes or _NO_LIMIT
         self.write_through = False
+        self.bounce = np.empty(BOUNCE_BYTES, np.uint8)
+        """Where the column gait puts scattered data on its way."""
         self._stride_shift = config.doorbell_stride.bit_length() - 1
         # Timed commands: (done_ns, sequence, command, status field, dw0). Entries of commands that were ended
         # otherwise stay until they come up; `_timed` counts the live ones.
@@ -224,7 +230,7 @@ class Controller:
     # -- what command handlers call -------------------------------------------------------------------------
 
     def send(self, cmd: Command, data: bytes | bytearray | memoryview) -> None:
-        """Move data to the host by the command's PRPs. Raises CommandError for bad ones, before anything moved."""
+        """Move data to the host by the command's PRPs: all of it or, with a CommandError, nothing."""
         source = memoryview(data).cast("B")
         at = 0
         for view in map_prps(self.memory, cmd.prp1, cmd.prp2, len(source), self.page_size, True):
@@ -342,7 +348,7 @@ class Controller:
             self.interrupts.raise_vector(cq.vector)
 
     def _queue_deleted(self, sq: SubmissionQueue) -> None:
-        """Nothing of a deleted queue may be served any more. Delete I/O SQ has ended its commands in flight."""
+        """Nothing of a deleted queue is served any more. Delete I/O SQ has ended what was in flight."""
         self.arbiter.remove(sq)
 
     def _drop_commands(self) -> None:
@@ -375,15 +381,14 @@ class Controller:
 
     def _bad_doorbell(self, qid: int, value: int, kind: str, missing: bool) -> None:
         """Ignored, with an asynchronous event while there are queues to tell it through (Base 2.1, 5.1.2)."""
-        self._note(f"ignored {value:#x} in the doorbell of {kind} queue {qid}: {self._doorbell_fault(missing)}")
-        if self.running:
-            info = AsyncErrorInfo.INVALID_DOORBELL_REGISTER if missing else AsyncErrorInfo.INVALID_DOORBELL_VALUE
-            self.events.post(AsyncEventType.ERROR, info, LogPage.ERROR_INFORMATION)
-
-    def _doorbell_fault(self, missing: bool) -> str:
         if not self.running:
-            return f"the controller is {self.state.value}"
-        return "there is no such queue" if missing else "out of range, or more or less than there is room for"
+            why = f"the controller is {self.state.value}"
+        else:
+            why = "no such queue" if missing else "out of range, no change, or more than there is room for"
+            infos = AsyncErrorInfo
+            info = infos.INVALID_DOORBELL_REGISTER if missing else infos.INVALID_DOORBELL_VALUE
+            self.events.post(AsyncEventType.ERROR, info, Lid.ERROR_INFORMATION)
+        self._note(f"ignored {value:#x} in the doorbell of {kind} queue {qid}: {why}")
 
     # -- registers ------------------------------------------------------------------------------------------
 
@@ -489,7 +494,7 @@ class Controller:
         self.running = True
 
     def _reset(self, what: Input) -> None:
-        """Controller Level Reset (Base 2.1, 3.7.2): queues and commands are gone, features are back to saved."""
+        """Controller Level Reset (Base 2.1, 3.7.2): no queues, no commands, features back to saved."""
         self.running = False
         self._drop_commands()
         self.arbiter.clear()

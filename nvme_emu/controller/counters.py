@@ -1,4 +1,4 @@
-"""What the controller has done, for the SMART / Health log page and for audits (NVMe Base 2.1, 5.1.12.1.3)."""
+"""What the controller has done, for audits and the SMART / Health log page (NVMe Base 2.1, 5.1.12.1.3)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Counters:
     """
 
     __slots__ = (
-        "busy_ns", "dropped", "fetched", "media_errors", "posted", "power_cycles", "read_bytes", "read_commands",
-        "unsafe_shutdowns", "write_bytes", "write_commands",
+        "busy_ns", "dropped", "fetched", "media_errors", "posted", "power_cycles", "read_bytes",
+        "read_commands", "unsafe_shutdowns", "write_bytes", "write_commands",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -2,13 +2,13 @@
 
 A turn of a submission queue is cut into runs of *plain* commands and single others:
 
-* `run_plain` takes the leading run of plain reads and writes (no flags, no FUA, a namespace that exists, in range,
-  within MDTS, good PRPs) without making an object a command. It stops before the first that is not plain.
+* `run_plain` takes the leading run of plain reads and writes (no flags, no FUA, a namespace that exists, in
+  range, within MDTS, good PRPs) without making an object a command. It stops before the first other one.
 * `run_one` takes any command: it makes a `Command`, calls its handler and turns errors into statuses.
 
 Both mean the same; what is not plain, or fails a check of `run_plain`, is simply left to `run_one`,
-which finds out what the answer is. The column gait (`columns`) is a third of the kind: it has `run_plain`'s contract
-and takes long runs at once.
+which finds out what the answer is. The column gait (`columns`) is a third of the kind: it has `run_plain`'s
+contract and takes long runs at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from nvme_emu.controller.columns import COLUMNS_MIN, run_columns
 from nvme_emu.controller.command import Command, Pending
+from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm import NVM_HANDLERS, READ_OR_WRITE, fail_medium
 from nvme_emu.controller.pcie.rings import CQE_BODY, CQE_STATUS_WORD, CQE_WORDS
 from nvme_emu.core.errors import CommandError, DmaError
@@ -25,7 +26,7 @@ from nvme_emu.core.segments import map_prps
 from nvme_emu.core.trace import FetchCmd, PostCqe
 from nvme_emu.spec.commands import RW_NLB_MASK, join64
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
-from nvme_emu.spec.queues import CQE_SIZE, FUSE_MASK, PSDT_MASK, SQE, SQE_DTYPE, SQE_SIZE
+from nvme_emu.spec.queues import CQE_SIZE, FUSE_MASK, PSDT_MASK, SQE, SQE_SIZE
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
@@ -37,11 +38,14 @@ __all__ = ["run_one", "run_plain", "run_turn"]
 # What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
 _RW = struct.Struct("<BBHI16xQQQI12x")
 assert _RW.size == SQE_SIZE
-assert [SQE_DTYPE.fields[name][1] for name in ("prp1", "prp2", "cdw10", "cdw12")] == [24, 32, 40, 48]
+assert SQE.unpack(bytes(24) + _RW.pack(*range(8))[24:])[7:12] == (4, 5, 6, 0, 7)
 
 # Plain ints: comparing with an IntEnum member costs more.
 _READ = int(NvmOpcode.READ)
 _WRITE = int(NvmOpcode.WRITE)
+
+_OP_READ = Op.READ.value
+_OP_WRITE = Op.WRITE.value
 
 _FUSE, _PSDT, _OPCODE, _CID = (1, 0), (1, 6), (0, 0), (2, 0)
 
@@ -139,7 +143,7 @@ def run_plain(ctrl: Controller, sq: SubmissionQueue, count: int) -> int:
         if emit is not None:
             emit(FetchCmd(now_ns, sqid, cid, opcode, nsid, slba, cdw12 + 1))
         if latency is not None:
-            done_ns = latency.submit("read" if is_read else "write", offset, nbytes, now_ns)
+            done_ns = latency.submit(_OP_READ if is_read else _OP_WRITE, offset, nbytes, now_ns)
             if done_ns > now_ns:
                 ctrl.defer(Command(sq, SQE.unpack_from(ring, entry)), done_ns)
                 inflight += 1
@@ -178,7 +182,7 @@ def _fail_plain(ctrl: Controller, sq: SubmissionQueue, failure: OSError) -> None
     is_read = cmd.opcode == _READ
     namespace = ctrl.namespaces[cmd.nsid]
     offset = join64(cmd.cdw10, cmd.cdw11) << namespace.lba_shift
-    ctrl.delay(cmd, "read" if is_read else "write", offset, (cmd.cdw12 + 1) << namespace.lba_shift)
+    ctrl.delay(cmd, _OP_READ if is_read else _OP_WRITE, offset, (cmd.cdw12 + 1) << namespace.lba_shift)
     try:
         fail_medium(ctrl, failure, Status.READ_ERROR if is_read else Status.WRITE_FAULT)
     except CommandError as error:
@@ -211,8 +215,10 @@ def run_one(ctrl: Controller, sq: SubmissionQueue) -> None:
     if isinstance(dw0, Pending):
         ctrl.park(cmd)
         return
-    if not sq.qid and cmd.opcode == AdminOpcode.SET_FEATURES:
-        ctrl.apply_features()
+    if not sq.qid:
+        if cmd.opcode == AdminOpcode.SET_FEATURES:
+            ctrl.apply_features()
+        ctrl.delay(cmd, Op.ADMIN, 0, 0)
     ctrl.finish(cmd, 0, dw0)
 
 

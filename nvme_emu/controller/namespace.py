@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    _Bytes = npt.NDArray[np.uint8]
+    _Rows = npt.NDArray[np.integer]
+
 __all__ = ["BlockMedia", "Namespace"]
 
 
@@ -23,7 +26,7 @@ class BlockMedia(Protocol):
 
     nbytes: int
     volatile: bool
-    array: npt.NDArray[np.uint8] | None
+    array: _Bytes | None
 
     def read_into(self, offset: int, out: memoryview) -> None: ...
     def write(self, offset: int, data: memoryview, fua: bool = False) -> None: ...
@@ -31,24 +34,24 @@ class BlockMedia(Protocol):
     def discard(self, offset: int, nbytes: int) -> None: ...
     def flush(self) -> None: ...
     def equal(self, offset: int, data: memoryview) -> int: ...
-    def read_rows(self, rows: npt.NDArray[np.integer], row_nbytes: int, out: npt.NDArray[np.uint8]) -> None: ...
-    def write_rows(
-        self, rows: npt.NDArray[np.integer], row_nbytes: int, data: npt.NDArray[np.uint8], fua: bool = False
-    ) -> None: ...
+    def read_rows(self, rows: _Rows, row_nbytes: int, out: _Bytes) -> None: ...
+    def write_rows(self, rows: _Rows, row_nbytes: int, data: _Bytes, fua: bool = False) -> None: ...
     def allocated_bytes(self) -> int: ...
 
 
 class Namespace:
     """Logical blocks of ``lba_size`` bytes (512 or 4096) on a medium.
 
-    ``identity`` (a serial number, a seed) gives the NGUID, EUI-64 and UUID: the same identity and nsid give the
-    same names in every run. ``nsze`` is the size in logical blocks, ``nbytes`` the same in bytes; what the medium
-    has beyond them is not used. Raises ValueError when not one block fits.
+    ``identity`` (a serial number, a seed) gives the NGUID, EUI-64 and UUID: the same identity and nsid give
+    the same names in every run. ``nsze`` is the size in blocks, ``nbytes`` the same in bytes; what the
+    medium has beyond them is not used. Raises ValueError when not one block fits.
     """
 
     __slots__ = ("eui64", "lba_shift", "lba_size", "media", "nbytes", "nguid", "nsid", "nsze", "uuid", "view")
 
-    def __init__(self, nsid: int, media: BlockMedia, lba_size: int = 512, *, identity: str = "nvme-emu") -> None:
+    def __init__(
+        self, nsid: int, media: BlockMedia, lba_size: int = 512, *, identity: str = "nvme-emu"
+    ) -> None:
         if not 1 <= nsid <= 0xFFFF_FFFE:
             raise ValueError(f"nsid={nsid}: must be 1 to FFFFFFFEh (Base 2.1, 3.2.1)")
         if lba_size not in (512, 4096):
@@ -62,7 +65,8 @@ class Namespace:
         self.nsze = media.nbytes >> self.lba_shift
         self.nbytes = self.nsze << self.lba_shift
         # The medium's bytes for the hot path, which then copies without asking the medium.
-        self.view: memoryview | None = None if media.array is None else memoryview(media.array)  # type: ignore[arg-type]
+        array = media.array
+        self.view: memoryview | None = None if array is None else memoryview(array)  # type: ignore[arg-type]
 
         digest = hashlib.sha256(f"{identity}/{nsid}".encode()).digest()
         self.nguid = digest[:16]
@@ -71,7 +75,7 @@ class Namespace:
 
     @property
     def sparse(self) -> bool:
-        """Whether the medium gives deallocated blocks back (Identify Namespace NSFEAT, THINP)."""
+        """Whether deallocated blocks cost nothing (Identify Namespace NSFEAT, THINP)."""
         return self.media.array is None
 
     def __repr__(self) -> str:

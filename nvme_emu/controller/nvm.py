@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, NoReturn
 
+from nvme_emu.controller.latency import Op
 from nvme_emu.core.errors import CommandError
 from nvme_emu.core.segments import map_prps
 from nvme_emu.spec.commands import (
@@ -53,7 +54,7 @@ def fail_medium(ctrl: Controller, error: OSError, status: Status) -> NoReturn:
 
 
 def _namespace(ctrl: Controller, cmd: Command) -> Namespace:
-    """The command's namespace: Invalid Namespace or Format, or Invalid Field for an inactive one (3.2.1.1)."""
+    """The command's namespace: else Invalid Namespace or Format, Invalid Field if inactive (3.2.1)."""
     namespace = ctrl.namespaces.get(cmd.nsid)
     if namespace is not None:
         return namespace
@@ -83,7 +84,7 @@ def _read(ctrl: Controller, cmd: Command) -> int:
     offset, nbytes = _extent(cmd, namespace, ctrl.config.mdts_bytes)
     at = offset
     views = _buffers(ctrl, cmd, nbytes, True)
-    ctrl.delay(cmd, "read", offset, nbytes)
+    ctrl.delay(cmd, Op.READ, offset, nbytes)
     try:
         for view in views:
             namespace.media.read_into(at, view)
@@ -103,7 +104,7 @@ def _write(ctrl: Controller, cmd: Command) -> int:
     fua = bool(cmd.cdw12 & RW_FUA) or ctrl.write_through
     at = offset
     views = _buffers(ctrl, cmd, nbytes, False)
-    ctrl.delay(cmd, "write", offset, nbytes, fua)
+    ctrl.delay(cmd, Op.WRITE, offset, nbytes, fua)
     try:
         for view in views:
             namespace.media.write(at, view, fua)
@@ -119,7 +120,7 @@ def _flush(ctrl: Controller, cmd: Command) -> int:
     """FFFFFFFFh flushes all namespaces (Identify Controller VWC.FNVMBS = 11b)."""
     every = cmd.nsid == NSID_BROADCAST
     namespaces = list(ctrl.namespaces.values()) if every else [_namespace(ctrl, cmd)]
-    ctrl.delay(cmd, "flush", 0, 0)
+    ctrl.delay(cmd, Op.FLUSH, 0, 0)
     try:
         for namespace in namespaces:
             namespace.media.flush()
@@ -133,7 +134,7 @@ def _compare(ctrl: Controller, cmd: Command) -> int:
     offset, nbytes = _extent(cmd, namespace, ctrl.config.mdts_bytes)
     at = offset
     views = _buffers(ctrl, cmd, nbytes, False)
-    ctrl.delay(cmd, "read", offset, nbytes)
+    ctrl.delay(cmd, Op.COMPARE, offset, nbytes)
     ctrl.counters.read_commands += 1
     ctrl.counters.read_bytes += nbytes
     try:
@@ -154,7 +155,7 @@ def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.INVALID_FIELD, location=_NSZ)
     offset, nbytes = _extent(cmd, namespace, ctrl.config.wzsl_bytes)
     fua = bool(cmd.cdw12 & RW_FUA) or ctrl.write_through
-    ctrl.delay(cmd, "write_zeroes", offset, nbytes, fua)
+    ctrl.delay(cmd, Op.DISCARD if cmd.cdw12 & WZ_DEAC else Op.ZERO, offset, nbytes, fua)
     try:
         if cmd.cdw12 & WZ_DEAC:
             namespace.media.discard(offset, nbytes)
@@ -187,7 +188,7 @@ def _dataset_management(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.CMD_SIZE_LIMIT_EXCEEDED)
     if not cmd.cdw11 & DSM_AD:
         return 0
-    ctrl.delay(cmd, "discard", 0, total * namespace.lba_size)
+    ctrl.delay(cmd, Op.DISCARD, 0, total * namespace.lba_size)
     try:
         for _, blocks, slba in ranges:
             if blocks:

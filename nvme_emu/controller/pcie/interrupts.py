@@ -27,7 +27,7 @@ class Interrupts:
         self._pending = bytearray(vectors)
 
     def raise_vector(self, vector: int) -> None:
-        """A message for ``vector`` is due. Hosts cannot name a vector that does not exist: Create I/O CQ checks."""
+        """A message for ``vector`` is due. Create I/O CQ has checked that the vector exists."""
         if self._is_raised[vector]:
             return
         if self._masked[vector]:
@@ -51,7 +51,7 @@ class Interrupts:
         return taken
 
     def mask(self, vector: int, masked: bool) -> None:
-        """Write a vector's mask bit; clearing it raises what is pending. A vector beyond the table has none."""
+        """Write a vector's mask bit; clearing it raises what is pending."""
         if not 0 <= vector < self.vectors:
             return
         self._masked[vector] = masked

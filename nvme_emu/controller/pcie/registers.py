@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nvme_emu.controller.pcie.lifecycle import State, csts_of
+from nvme_emu.spec.commands import join64
 from nvme_emu.spec.queues import CQES_LOG2, SQES_LOG2
 from nvme_emu.spec.registers import (
     AQA,
@@ -51,7 +52,7 @@ from nvme_emu.spec.registers import (
 if TYPE_CHECKING:
     from nvme_emu.controller.config import ControllerConfig
 
-__all__ = ["CONTROL_REGISTERS", "RegisterFile", "bad_enable", "cap_of"]
+__all__ = ["RegisterFile", "bad_enable", "cap_of"]
 
 _DWORD = 0xFFFF_FFFF
 _READ_SIZES = (1, 2, 4, 8)
@@ -68,9 +69,6 @@ _ADMIN_QUEUE_DWORDS = {
     int(Reg.ACQ): QUEUE_BASE_MASK & _DWORD,
     int(Reg.ACQ) + 4: _DWORD,
 }
-CONTROL_REGISTERS = frozenset((int(Reg.CC), int(Reg.CSTS), int(Reg.NSSR)))
-"""Dwords whose writes are events for the controller and not plain storage."""
-
 
 def cap_of(config: ControllerConfig) -> int:
     """The value of CAP."""
@@ -143,7 +141,7 @@ class RegisterFile:
         return self._quad(Reg.ACQ)
 
     def _quad(self, offset: int) -> int:
-        return int.from_bytes(self._dword(offset + 4).to_bytes(4, "big") + self._dword(offset).to_bytes(4, "big"))
+        return join64(self._dword(offset), self._dword(offset + 4))
 
     @property
     def page_size(self) -> int:
@@ -183,7 +181,7 @@ class RegisterFile:
         return int.from_bytes(data[offset - first : offset - first + size], "little")
 
     def store(self, offset: int, value: int) -> bool:
-        """Store a dword below the doorbells that is no control register; False when it is not writable now."""
+        """Store a dword of the admin queue properties; False for others and when it is not writable now."""
         writable = _ADMIN_QUEUE_DWORDS.get(offset)
         if writable is None or self.cc & CC_EN:
             return False

@@ -5,10 +5,10 @@
       tail ─► the host's doorbell                   head ─► the host's doorbell
       empty: head == tail                           full: tail + 1 == head
 
-A queue is physically contiguous and its memory is looked up once, when it is created. `free` counts the slots of
-a completion queue that are neither occupied nor reserved: one is reserved before a command is fetched, so that a
-full queue is back-pressure and never a lost answer. A command that is parked (an Asynchronous Event Request)
-gives its slot back, and its completion waits in `backlog` if none is free when it ends.
+A queue is physically contiguous and its memory is looked up once, when it is created. `free` counts the slots
+of a completion queue that are neither occupied nor reserved: one is reserved before a command is fetched, so
+that a full queue is back-pressure and never a lost answer. A command that is parked (an Asynchronous Event
+Request) gives its slot back, and its completion waits in `backlog` if none is free when it ends.
 
 The words of a completion are written first and the one that holds the Phase Tag last, in a store of its own.
 """
@@ -38,10 +38,18 @@ if TYPE_CHECKING:
     from nvme_emu.controller.pcie.registers import RegisterFile
     from nvme_emu.core.memory import HostMemory
 
-__all__ = ["CQE_BODY", "CQE_STATUS_WORD", "CQE_WORDS", "CompletionQueue", "LateCompletion", "Rings", "SubmissionQueue"]
+__all__ = [
+    "CQE_BODY",
+    "CQE_STATUS_WORD",
+    "CQE_WORDS",
+    "CompletionQueue",
+    "LateCompletion",
+    "Rings",
+    "SubmissionQueue",
+]
 
 if sys.byteorder != "little":
-    raise ImportError("nvme_emu stores completion words through native 16-bit views: little-endian machines only")
+    raise ImportError("completion words are stored through native 16-bit views: little-endian machines only")
 
 # A completion without its last word, and where that word is in a view of 16-bit words.
 CQE_BODY = struct.Struct("<IIHHH")
@@ -229,7 +237,7 @@ class Rings:
         return cq
 
     def delete_sq(self, qid: int) -> SubmissionQueue:
-        """Delete I/O Submission Queue (5.2.4): what it has in flight is aborted, what waits is not fetched."""
+        """Delete I/O Submission Queue (5.2.4): what waits in it is not fetched any more."""
         sq = self.sqs.get(qid) if qid else None
         if sq is None:
             raise CommandError(Status.QID_INVALID, location=_QID)

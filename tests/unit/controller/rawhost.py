@@ -30,7 +30,9 @@ class Completion(NamedTuple):
 class RawQueue:
     """The host's half of a queue pair."""
 
-    def __init__(self, host: RawHost, qid: int, sq_size: int, cq_size: int, sq: int, cq: int, cqid: int) -> None:
+    def __init__(
+        self, host: RawHost, qid: int, sq_size: int, cq_size: int, sq: int, cq: int, cqid: int
+    ) -> None:
         self.host = host
         self.qid = qid
         self.cqid = cqid
@@ -42,7 +44,9 @@ class RawQueue:
         self.head = 0
         self.phase = 1
 
-    def put(self, opcode: int, *, cid: int = 0, nsid: int = 1, prp1: int = 0, prp2: int = 0, **more: int) -> None:
+    def put(
+        self, opcode: int, *, cid: int = 0, nsid: int = 1, prp1: int = 0, prp2: int = 0, **more: int
+    ) -> None:
         """Write an entry at the tail; the doorbell is not rung."""
         names = ("cdw10", "cdw11", "cdw12", "cdw13", "cdw14", "cdw15")
         cdws = [more.pop(name, 0) for name in names]
@@ -52,7 +56,9 @@ class RawQueue:
         self.host.memory.write(self.sq + self.tail * SQE_SIZE, entry)
         self.tail = (self.tail + 1) % self.sq_size
 
-    def rw(self, opcode: int, slba: int, nlb: int, prp1: int, prp2: int = 0, *, cdw12: int = 0, **more: int) -> None:
+    def rw(
+        self, opcode: int, slba: int, nlb: int, prp1: int, prp2: int = 0, *, cdw12: int = 0, **more: int
+    ) -> None:
         """An entry with SLBA and NLB (counted from one)."""
         self.put(
             opcode, prp1=prp1, prp2=prp2,
@@ -113,7 +119,11 @@ class RawHost:
         self.media = media if media is not None else [RamMedia(1 << 20)]
         namespaces = [Namespace(nsid, one, lba_size) for nsid, one in enumerate(self.media, 1)]
         self.ctrl = Controller(
-            self.config, memory=self.memory, namespaces=namespaces, latency=latency, **{"strict": True, **options}
+            self.config,
+            memory=self.memory,
+            namespaces=namespaces,
+            latency=latency,
+            **{"strict": True, **options},
         )
         self.now_ns = 1000
         self.admin: RawQueue
