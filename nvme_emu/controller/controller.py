@@ -131,6 +131,15 @@ class Controller:
         """Where in its life the controller is."""
         return self.registers.state
 
+    @property
+    def temperature_k(self) -> int:
+        """Composite Temperature in kelvins; setting it compares it with the host's thresholds at once."""
+        return self.logs.health.temperature_k
+
+    @temperature_k.setter
+    def temperature_k(self, value: int) -> None:
+        self.logs.health.temperature_k = value
+
     # -- what a transport calls -----------------------------------------------------------------------------
 
     def mmio_read(self, offset: int, size: int) -> int:
@@ -500,8 +509,10 @@ class Controller:
         self.arbiter.clear()
         self.rings.clear()
         self.interrupts.reset()
-        self.features.reset()
+        self.features.reset(self.now_ns)
         self.events.reset()
+        self.error_log.reset()
+        self.logs.reset()
         self.apply_features()
         if what is Input.SUBSYSTEM_RESET:
             self.registers.reset_subsystem()
