@@ -78,26 +78,27 @@ def _list_runs(
 ) -> list[tuple[int, int]]:
     """Runs of a transfer with a PRP list: `first` bytes at `prp1`, then `nbytes` in the list's pages."""
     runs: list[tuple[int, int]] = []
-    start, length = prp1, first
-    for entries in _list_pages(memory, prp2, -(-nbytes // page_size), page_size):
-        count = len(entries)
-        if entries == tuple(range(entries[0], entries[0] + count * page_size, page_size)):
-            # Contiguous pages, as a driver with large buffers sends them: compared in C and merged at once.
-            pages = [(entries[0], count * page_size)]
+    mask = page_size - 1
+    needed = -(-nbytes // page_size)
+    start, end = prp1, prp1 + first
+    for entries in _list_pages(memory, prp2, needed, page_size):
+        # Contiguous pages, as a driver with large buffers sends them, are compared in C and merged at once.
+        begin, size = entries[0], len(entries) * page_size
+        if entries == tuple(range(begin, begin + size, page_size)):
+            entries = (begin,)
         else:
-            pages = [(entry, page_size) for entry in entries]
-        for addr, size in pages:
-            if addr & (page_size - 1):
+            size = page_size
+        for addr in entries:
+            if addr & mask:
                 raise _offset_invalid(PRP2_LOCATION)
-            # The last page may be used in part only.
-            size = min(size, nbytes)
-            nbytes -= size
-            if addr == start + length:
-                length += size
+            if addr == end:
+                end += size
             else:
-                runs.append((start, length))
-                start, length = addr, size
-    runs.append((start, length))
+                runs.append((start, end - start))
+                start, end = addr, addr + size
+    # Only the last page may be used in part.
+    end -= needed * page_size - nbytes
+    runs.append((start, end - start))
     return runs
 
 
