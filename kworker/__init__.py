@@ -157,6 +157,8 @@ from kworker.worker import (
 )
 
 if TYPE_CHECKING:
+    from kworker.inspect import WorkerSnapshot, snapshot
+    from kworker.schedulers import Exhaustive, Pct, RandomWalk, Replay, Schedule, Scheduler, explore
     from kworker.simparts import SimCosts
     from kworker.simulation import SimRuntime
 
@@ -192,6 +194,9 @@ __all__ = [
     "set_freezable",
     "thaw_processes",
     "try_to_freeze",
+    # inspect
+    "WorkerSnapshot",
+    "snapshot",
     # jiffies
     "HZ",
     "MAX_SCHEDULE_TIMEOUT",
@@ -250,6 +255,14 @@ __all__ = [
     "current",
     "current_runtime",
     "in_interrupt",
+    # schedulers
+    "Exhaustive",
+    "Pct",
+    "RandomWalk",
+    "Replay",
+    "Schedule",
+    "Scheduler",
+    "explore",
     # simparts
     "SimCosts",
     # simulation
@@ -320,6 +333,11 @@ __all__ = [
 _LAZY = {
     "SimRuntime": "kworker.simulation",
     "SimCosts": "kworker.simparts",
+    "snapshot": "kworker.inspect",
+    "WorkerSnapshot": "kworker.inspect",
+    **dict.fromkeys(
+        ("Exhaustive", "Pct", "RandomWalk", "Replay", "Schedule", "Scheduler", "explore"), "kworker.schedulers"
+    ),
 }
 
 

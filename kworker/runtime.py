@@ -120,13 +120,13 @@ class Runtime(ABC):
     def wait_callback(self, handle: TimerHandle) -> None:
         """Return when the function of `handle`, if it is running, has ended."""
 
-    def consume(self, ns: int) -> None:  # noqa: B027  a no-op is the right default
+    def consume(self, ns: int) -> None:
         """Charge `ns` of CPU time to the calling task or interrupt. No-op on threads."""
 
-    def settle(self) -> None:  # noqa: B027
+    def settle(self) -> None:
         """Make consumed time visible: the clock catches up with it, and others run meanwhile."""
 
-    def point(self, name: str) -> None:  # noqa: B027
+    def point(self, name: str) -> None:
         """Here the order of tasks may matter: an exploring simulation may switch. No-op otherwise."""
 
     # ---- tasks -----------------------------------------------------------------------------------------

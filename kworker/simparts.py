@@ -163,12 +163,18 @@ class SimSpinlock(Spinlock):
 
     runtime: SimRuntime
 
-    def __init__(self, *, runtime: SimRuntime, name: str = "lock") -> None:
+    owner: SimTask | None
+    waiters: list[SimTask]
+    free_ns: int
+
+    def __new__(cls, *, runtime: SimRuntime, name: str = "lock") -> Any:
+        self = object.__new__(cls)
         self.runtime = runtime
         self.name = name
-        self.owner: SimTask | None = None
-        self.waiters: list[SimTask] = []
+        self.owner = None
+        self.waiters = []
         self.free_ns = 0
+        return self
 
     def acquire(self) -> bool:
         runtime = self.runtime

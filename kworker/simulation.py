@@ -19,8 +19,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from kworker.completion import Completion
 from kworker.deadlock import deadlock_report
-from kworker.misuse import AtomicSleepError, KworkerError, SimClosedError, SimDeadlock, SimThreadError, report_failure
+from kworker.misuse import (
+    AtomicSleepError,
+    KworkerError,
+    SimClosedError,
+    SimDeadlock,
+    SimThreadError,
+    report_failure,
+)
 from kworker.runtime import Runtime, TimerHandle, context
+from kworker.schedulers import Schedule
 from kworker.simparts import SimCosts, SimCpu, SimSpinlock, SimTask, SimTimer
 from kworker.spinlock import Spinlock
 from kworker.task import TASK_DEAD, TASK_NORMAL, TASK_RUNNING, TaskStruct
@@ -53,7 +61,7 @@ class SimRuntime(Runtime):
         if cls is SimRuntime and scheduler not in (None, "run-to-block"):
             from kworker.explore import ExploreRuntime
 
-            return super().__new__(ExploreRuntime)
+            return cast(SimRuntime, super().__new__(ExploreRuntime))
         return super().__new__(cls)
 
     def __init__(
@@ -243,25 +251,27 @@ class SimRuntime(Runtime):
                     return task
         return None
 
-    def _switch_away(self, me: SimTask) -> None:
-        """Let others run; returns when `me` is picked. Raises what was sent to `me` meanwhile."""
+    def _switch_away(self, me: SimTask, follower: SimTask | None = None) -> None:
+        """Let others run (`follower` first); returns when `me` is picked. Raises what was sent to `me` meanwhile."""
         if me.outside:
-            self._pump(me)
+            self._pump(me, follower)
         else:
-            follower = self._pick()
+            if follower is None:
+                follower = self._pick()
             if follower is not me:
                 follower.switch()
         if me.error is not None:
             error, me.error = me.error, None
             raise error
 
-    def _pump(self, me: SimTask) -> None:
+    def _pump(self, me: SimTask, follower: SimTask | None) -> None:
         """The caller's own greenlet waits: everything that runs meanwhile belongs to this simulation."""
         me.greenlet = self._getcurrent()
         me.switch = me.greenlet.switch
         before, context.runtime = context.runtime, self
         try:
-            follower = self._pick()
+            if follower is None:
+                follower = self._pick()
             if follower is not me:
                 follower.switch()
         finally:
@@ -535,7 +545,7 @@ class SimRuntime(Runtime):
         return [self._tasks[pid] for pid in sorted(self._tasks)]
 
     def lock(self, name: str = "lock") -> Spinlock:
-        return SimSpinlock(runtime=self, name=name)
+        return cast(Spinlock, SimSpinlock(runtime=self, name=name))
 
     def run(self, main: Callable[..., R], *args: Any) -> R:
         """Run `main(*args)` as a task and return its result; its exceptions are raised here.
@@ -637,6 +647,14 @@ class SimRuntime(Runtime):
             "runs on the one thread that made it. Make one a thread, or use ThreadRuntime"
         )
 
+    def _live_interrupts(self) -> list[SimTask]:
+        return [cpu.irq_live for cpu in self.cpus if cpu.irq_live is not None]
+
+    @property
+    def recorded_schedule(self) -> Schedule:
+        """The choices that the scheduler made so far; none in the run-to-block gear."""
+        return Schedule(())
+
     def close(self) -> None:
         """End all tasks: each is thrown out of where it waits. Nothing runs any more afterwards."""
         self._check_thread()
@@ -647,8 +665,7 @@ class SimRuntime(Runtime):
         self._closed = True
         self.sync = None
         here = self._getcurrent()
-        live = [cpu.irq_live for cpu in self.cpus if cpu.irq_live is not None]
-        for task in [*live, *self._tasks.values()]:
+        for task in [*self._live_interrupts(), *self._tasks.values()]:
             if task.greenlet is not here and not task.greenlet.dead:
                 task.greenlet.parent = here
                 self._cur = task

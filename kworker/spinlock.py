@@ -45,6 +45,10 @@ class Spinlock:
             runtime = current_runtime()
         return runtime.lock(name)
 
+    def __init__(self, *, runtime: Runtime | None = None, name: str = "lock") -> None:
+        # __new__ has made the lock complete: Python calls __init__ again on what it returned.
+        pass
+
     def acquire(self) -> Any:
         """Take the lock; spins while another task or interrupt holds it."""
         raise NotImplementedError
@@ -74,7 +78,7 @@ class Spinlock:
         self.release()
 
 
-class ThreadSpinlock(_thread.RLock, Spinlock):
+class ThreadSpinlock(_thread.RLock, Spinlock):  # type: ignore[misc]  # final only in the stub
     """A spinlock between OS threads.
 
     Python threads must not spin (the holder needs the interpreter lock to go on), so the waiter sleeps.
@@ -84,13 +88,11 @@ class ThreadSpinlock(_thread.RLock, Spinlock):
 
     __slots__ = ("name", "runtime")
 
-    def __new__(cls, *, runtime: Runtime | None = None, name: str = "lock") -> Any:
-        return _thread.RLock.__new__(cls)
-
-    def __init__(self, *, runtime: Runtime | None = None, name: str = "lock") -> None:
-        assert runtime is not None
+    def __new__(cls, *, runtime: Runtime, name: str = "lock") -> Any:
+        self = _thread.RLock.__new__(cls)
         self.name = name
         self.runtime = runtime
+        return self
 
     def try_acquire(self) -> bool:
         return not self.held() and self.acquire(blocking=False)

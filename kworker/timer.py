@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kworker.jiffies import MAX_SCHEDULE_TIMEOUT, NSEC_PER_JIFFY, jiffies_left, jiffies_to_ns, msecs_to_jiffies
+from kworker.jiffies import (
+    MAX_SCHEDULE_TIMEOUT,
+    NSEC_PER_JIFFY,
+    jiffies_left,
+    jiffies_to_ns,
+    msecs_to_jiffies,
+)
 from kworker.misuse import warn
 from kworker.runtime import Runtime, TimerHandle, current_runtime
 from kworker.task import TASK_RUNNING, TASK_UNINTERRUPTIBLE, TaskStruct
