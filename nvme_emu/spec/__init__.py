@@ -2,7 +2,7 @@
 
 The names below load the module they live in when first used: opcodes, statuses, registers, commands, features
 and the scalar queue entries need neither numpy nor construct, so a program that only asks for those starts
-quickly. Everything else is imported from its module: `from nvme_emu.spec.identify import IDENTIFY_CONTROLLER`.
+quickly. The rest is imported from its module: `from nvme_emu.spec.identify import IDENTIFY_CONTROLLER`.
 """
 
 from __future__ import annotations

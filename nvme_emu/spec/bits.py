@@ -126,7 +126,7 @@ class BitLayout:
             value |= int(given) << field.lsb
         return value
 
-    def replace(self, value: int, **fields: int) -> int:
+    def replace(self, value: int, /, **fields: int) -> int:
         """`value` with some fields changed. LayoutError as for `pack`."""
         for name, given in fields.items():
             value = self[name].insert(value, int(given))
@@ -134,12 +134,13 @@ class BitLayout:
 
     @property
     def construct(self) -> Any:
-        """The same layout as a construct declaration over little-endian bytes.
+        """The same layout as a construct declaration over little-endian bytes, padded to whole bytes.
 
         construct's BitStruct reads the most significant bit first, so the fields are given to it from the top
         down and the bytes are swapped: declared in the specification's order it would parse silently wrong.
         """
         import construct
 
+        above = construct.Padding(-self.nbits % 8)
         fields = [f.name / construct.BitsInteger(f.width) for f in reversed(self.fields)]
-        return construct.ByteSwapped(construct.BitStruct(*fields))
+        return construct.ByteSwapped(construct.BitStruct(above, *fields))

@@ -249,7 +249,7 @@ def _register(register: str | int) -> Reg:
 
 
 def decode_structure(structure: Structure, data: bytes | bytearray | memoryview) -> Decoded:
-    """A structure such as Identify data or a log page, by its fields. LayoutError when `data` is too short."""
+    """A structure such as Identify data or a log page, by its fields. LayoutError for too few bytes."""
     return _decode_fields(structure, structure.parse(data), structure.name, structure.name)
 
 

@@ -65,12 +65,9 @@ SQE = struct.Struct("<BBHIIIQQQIIIIII")
 SQE_WIDE = struct.Struct("<BBHIQQQQQIIII")
 # dw0, dw1, sqhd, sqid, cid, status << 1 | phase
 CQE = struct.Struct("<IIHHHH")
-# The same entry with CDW2-3 and CDW10-11 (an SLBA, mostly) each as one 64-bit number: what a driver packs.
-SQE_WIDE = struct.Struct("<BBHIQQQQQIIII")
 SQE_SIZE = 64
 CQE_SIZE = 16
 assert SQE.size == SQE_SIZE
-assert SQE_WIDE.size == SQE_SIZE
 assert SQE_WIDE.size == SQE_SIZE
 assert CQE.size == CQE_SIZE
 
