@@ -171,6 +171,7 @@ class Status(Worded):
     CONTROLLER_SUSPENDED = 0x139, "Controller Suspended"
     CONTROLLER_NOT_SUSPENDED = 0x13A, "Controller Not Suspended"
     CONTROLLER_DATA_QUEUE_FULL = 0x13B, "Controller Data Queue Full"
+    STREAM_RESOURCE_FAILED = 0x17F, "Stream Resource Allocation Failed"
     BAD_ATTRIBUTES = 0x180, "Conflicting Attributes"
     INVALID_PI = 0x181, "Invalid Protection Information"
     READ_ONLY = 0x182, "Attempted Write to Read Only Range"
