@@ -97,7 +97,7 @@ class BitLayout:
 
         A type made at run time has no static type, hence Any: attribute access is checked by the tests.
         """
-        return namedtuple(self.name, list(self._by_name))  # type: ignore[misc]
+        return namedtuple(self.name, list(self._by_name))
 
     def __repr__(self) -> str:
         return f"<BitLayout {self.name} {self.nbits} bits>"
