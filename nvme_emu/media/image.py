@@ -227,7 +227,7 @@ class ImageMedia(Media):
         os.close(fd)
 
     def allocated_bytes(self) -> int:
-        """What the file system has given to the file, without the trailer; at most `nbytes`."""
+        """What the file system says it has given to the file (it may decide late), without the trailer."""
         status = os.fstat(self._fd)
         return max(0, min(self.nbytes, status.st_blocks * 512 - TRAILER_BYTES))
 

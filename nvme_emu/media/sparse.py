@@ -75,6 +75,8 @@ class SparseMedia(Media):
         end = offset + len(data)
         if offset < 0 or end > self.nbytes:
             self._check_range(offset, len(data))
+        if end == offset:
+            return
         self._view[offset:end] = data
         pages = slice(offset >> PAGE_SHIFT, (end + PAGE - 1) >> PAGE_SHIFT)
         absent = bytes(self._present_view[pages]).count(0)
@@ -149,10 +151,10 @@ class SparseMedia(Media):
         return min(self.nbytes, self._pages_present * PAGE)
 
     def read_rows(self, rows: Offsets, row_nbytes: int, out: ByteArray) -> None:
+        flat = self._row_buffer(rows, row_nbytes, out)
         if PAGE % row_nbytes:
             super().read_rows(rows, row_nbytes, out)
             return
-        flat = self._row_buffer(rows, row_nbytes, out)
         present = self._present[rows * row_nbytes >> PAGE_SHIFT].view(np.bool_)
         if present.all():
             read_rows(self._flat, rows, row_nbytes, out)
@@ -161,10 +163,10 @@ class SparseMedia(Media):
         void_rows(flat, row_nbytes)[present] = void_rows(self._flat, row_nbytes)[rows[present]]
 
     def write_rows(self, rows: Offsets, row_nbytes: int, data: ByteArray, fua: bool = False) -> None:
+        self._row_buffer(rows, row_nbytes, data)
         if PAGE % row_nbytes:
             super().write_rows(rows, row_nbytes, data, fua)
             return
-        self._row_buffer(rows, row_nbytes, data)
         write_rows(self._flat, rows, row_nbytes, data)
         pages = rows * row_nbytes >> PAGE_SHIFT
         absent = pages[self._present[pages] == 0]
