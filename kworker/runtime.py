@@ -109,24 +109,31 @@ class Runtime(ABC):
         """The clock, in ns. It never goes backwards; only differences mean anything."""
 
     @abstractmethod
-    def call_at(self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None) -> TimerHandle:
+    def call_at(
+        self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None, hardware: bool = False
+    ) -> TimerHandle:
         """Call `fn()` once in interrupt context at `when_ns` (at once if that is past).
 
         `fn` must not block: blocking calls raise AtomicSleepError there. Its exceptions go to the failure
-        hook. `cpu` says which CPU is interrupted (simulation only; default: the CPU that arms).
+        hook. `cpu` says which CPU is interrupted (simulation only; default: the CPU that arms). With
+        `hardware` no CPU is: `fn` is what a device does by itself, and takes no CPU time.
         """
 
     @abstractmethod
     def wait_callback(self, handle: TimerHandle) -> None:
         """Return when the function of `handle`, if it is running, has ended."""
 
-    def consume(self, ns: int) -> None:
+    def cpu_id(self) -> int:
+        """The CPU that the caller runs on (kernel: smp_processor_id); 0 on threads, where the OS knows."""
+        return 0
+
+    def consume(self, ns: int) -> None:  # noqa: B027  doing nothing is right for a real clock
         """Charge `ns` of CPU time to the calling task or interrupt. No-op on threads."""
 
-    def settle(self) -> None:
+    def settle(self) -> None:  # noqa: B027
         """Make consumed time visible: the clock catches up with it, and others run meanwhile."""
 
-    def point(self, name: str) -> None:
+    def point(self, name: str) -> None:  # noqa: B027
         """Here the order of tasks may matter: an exploring simulation may switch. No-op otherwise."""
 
     # ---- tasks -----------------------------------------------------------------------------------------

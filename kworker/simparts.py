@@ -15,7 +15,7 @@ from kworker.task import TASK_UNINTERRUPTIBLE, TaskStruct
 if TYPE_CHECKING:
     from kworker.simulation import SimRuntime
 
-__all__ = ["SimCosts", "SimCpu", "SimSpinlock", "SimTask", "SimTimer"]
+__all__ = ["HARDWARE", "SimCosts", "SimCpu", "SimSpinlock", "SimTask", "SimTimer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,10 @@ class SimCosts:
     switch_ns: int = 1_500
     irq_ns: int = 1_000
     slice_ns: int = 3_000_000
+
+
+HARDWARE = -1
+"""The index of the place where devices act by themselves: it runs no task, and its time costs nobody."""
 
 
 class SimCpu:

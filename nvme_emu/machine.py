@@ -125,8 +125,7 @@ class Machine:
         nbytes = None if config.size is None else parse_size(config.size)
         if config.image is None:
             whole = nbytes if nbytes is not None else parse_size(DEFAULT_SIZE)
-            each = whole // config.namespaces
-            media = [open_media(None, each) for _ in range(config.namespaces)]
+            media = [open_media(None, whole // config.namespaces) for _ in range(config.namespaces)]
         else:
             media = [open_media(config.image, nbytes, lba_size=config.lba_size)]
         for one in media:
@@ -161,7 +160,7 @@ class Machine:
         latency = None if self.profile.instant else LatencyModel(self.profile, rng)
         controller_config = replace(config.controller, seed=config.seed)
         namespaces = [
-            DeviceNamespace(nsid, media, config.lba_size, config=controller_config)
+            DeviceNamespace(nsid, media, config.lba_size, identity=f"{controller_config.sn}/{config.seed}")
             for nsid, media in enumerate(self.media, 1)
         ]
         return Controller(

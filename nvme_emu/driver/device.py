@@ -192,7 +192,7 @@ class NvmeDriver:
                 raise NvmeError(errno.EIO, f"fatal status (CSTS {csts:#x}): the controller did not {what}")
             if waited < timeout_ms:
                 self._port.poll()
-                kworker.msleep(POLL_MS)
+                self.runtime.sleep_ns(POLL_MS * 1_000_000)
         raise NvmeError(errno.ETIMEDOUT, f"the controller did not {what} within {timeout_ms} ms")
 
     def _identify(self) -> None:
@@ -221,7 +221,7 @@ class NvmeDriver:
         config, context = self.config, self._context
         if config.mode == "sync":
             return SyncPath(pair, context, self._timed_out)
-        worker = kworker.KthreadWorker()
+        worker = kworker.KthreadWorker(runtime=self.runtime)
         kworker.kthread_init_worker(worker)
         if pair.qid == 1:
             kworker.kthread_run(kworker.kthread_worker_fn, worker, "nvme%d", config.instance)
@@ -268,7 +268,7 @@ class NvmeDriver:
     # Events -----------------------------------------------------------------------------------------
 
     def _start_wq(self) -> None:
-        worker = kworker.kthread_create_worker(0, "nvme-wq%d", self.config.instance)
+        worker = kworker.kthread_create_worker(0, "nvme-wq%d", self.config.instance, runtime=self.runtime)
         if isinstance(worker, int):
             raise NvmeError(-worker, "cannot create the driver's nvme-wq worker")
         self._wq = worker

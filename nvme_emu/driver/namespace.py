@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nvme_emu.driver.batch import BatchRequest, fits_columns
 from nvme_emu.driver.request import Request, SplitRequest
 from nvme_emu.spec.commands import DSM_AD, DSM_RANGE, DSM_RANGES_MAX, RW_FUA, WZ_DEAC, join64
 from nvme_emu.spec.opcodes import NvmOpcode
@@ -162,8 +163,7 @@ class Namespace:
         width = nlb * self.lba_size
         if out is None:
             out = np.empty((len(starts), width), np.uint8)
-        view = _writable_view(out, len(starts) * width)
-        self._many(READ, starts, nlb, view, False)
+        self._many(READ, starts, nlb, _writable_view(out, len(starts) * width), False)
         return out.reshape(len(starts), width)
 
     def write_many(self, slbas: Sequence[int] | np.ndarray, data: Buffer, nlb: int = 1) -> None:
@@ -176,19 +176,25 @@ class Namespace:
             )
         self._many(WRITE, starts, nlb, view, True)
 
-    def _starts(self, slbas: Sequence[int] | np.ndarray, nlb: int) -> list[int]:
+    def _starts(self, slbas: Sequence[int] | np.ndarray, nlb: int) -> np.ndarray:
+        """``slbas`` as an array of integers, all of them in the namespace."""
         starts = np.asarray(slbas)
         if starts.ndim != 1 or (len(starts) and starts.dtype.kind not in "iu"):
             raise ValueError(f"slbas is {starts.dtype} of shape {starts.shape}: a flat array of integers is needed")
         if len(starts):
             self._check_range(int(starts.min()), nlb)
             self._check_range(int(starts.max()), nlb)
-        return starts.tolist()  # type: ignore[no-any-return]
+        return starts
 
-    def _many(self, opcode: int, starts: list[int], nlb: int, view: memoryview, to_device: bool) -> None:
+    def _many(self, opcode: int, starts: np.ndarray, nlb: int, view: memoryview, to_device: bool) -> None:
         width = nlb * self.lba_size
+        if nlb <= self.nlb_max and fits_columns(len(starts), width):
+            batch = BatchRequest(opcode, self.nsid, starts, nlb, width, view, to_device)
+            self._driver.path().submit_batch(batch)
+            batch.wait()
+            return
         requests: list[Request] = []
-        for index, slba in enumerate(starts):
+        for index, slba in enumerate(starts.tolist()):
             piece = view[index * width : (index + 1) * width]
             if nlb <= self.nlb_max:
                 requests.append(Request(opcode, self.nsid, slba, nlb, nlb - 1, piece, to_device))

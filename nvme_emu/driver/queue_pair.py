@@ -16,8 +16,9 @@ import numpy as np
 
 from nvme_emu.core.memory import anonymous_array
 from nvme_emu.core.trace import NvmeCompleteRq, NvmeSetupCmd, NvmeSq
+from nvme_emu.driver.batch import BATCH_MIN, BatchRequest
 from nvme_emu.driver.prp import list_pages_needed, page_addresses, write_prp_lists
-from nvme_emu.driver.tags import TAG_MASK, Tags
+from nvme_emu.driver.tags import GENERATION, TAG_MASK, Tags
 from nvme_emu.spec.queues import CQE, CQE_SIZE, SQE_SIZE, SQE_WIDE
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = ["BOUNCE_PAGES", "PAGE_SIZE", "QueueContext", "QueuePair"]
 PAGE_SIZE = 4096
 BOUNCE_PAGES = 2
 BOUNCE_BYTES = BOUNCE_PAGES * PAGE_SIZE
+# Where the command identifier and the status word are in a completion seen as 16-bit words.
+CID_HALF, STATUS_HALF = 6, 7
 
 
 class QueueContext(NamedTuple):
@@ -85,6 +88,11 @@ class QueuePair:
         self._lists: dict[int, tuple[int, ...]] = {}
         self.inflight: list[Request | None] = [None] * tags
         self.outstanding = 0
+        # The column gait's view of the same rings, and which command of its batch each tag is.
+        self._sq_words = np.frombuffer(self.sq_view, np.uint64).reshape(depth, SQE_SIZE // 8)
+        self._cq_halves = np.frombuffer(self.cq_view, np.uint16).reshape(depth, CQE_SIZE // 2)
+        self._tag_index = np.zeros(tags, np.int64)
+        self._batched = 0
         self.tail = 0
         self.rung_tail = 0
         self.head = 0
@@ -144,6 +152,55 @@ class QueuePair:
             now = self._now.now_ns
             emit(NvmeSetupCmd(now, rq.serial, self.qid, cid, rq.opcode, rq.nsid, rq.slba, rq.nlb))
 
+    def prepare_batch(self, batch: BatchRequest) -> bool:
+        """Write as many of the batch's commands as there are tags; True once all of them are written."""
+        if not batch.issued:
+            batch.map(self._memory)
+            batch.qid = self.qid
+        tags = self.tags
+        start = batch.issued
+        count = min(len(tags.free), len(batch.slbas) - start)
+        if count:
+            taken = tags.free[-count:]
+            del tags.free[-count:]
+            cids = [tags.cid[tag] for tag in taken]
+            inflight = self.inflight
+            for tag in taken:
+                inflight[tag] = batch
+            self._tag_index[taken] = np.arange(start, start + count)
+            self.outstanding += count
+            self._batched += count
+            batch.issued = start + count
+            self._write_columns(batch, start, np.array(cids, np.uint64))
+            if self._consume is not None:
+                cost = self._host.submit_ns + self._host.map_page_ns * (batch.width // PAGE_SIZE)
+                self._consume(cost * count)
+            emit = self._trace.emit
+            if emit is not None:
+                now, head = self._now.now_ns, (batch.serial, self.qid)
+                for index, cid in enumerate(cids, start):
+                    slba = int(batch.slbas[index])
+                    emit(NvmeSetupCmd(now, *head, cid, batch.opcode, batch.nsid, slba, batch.nlb))
+        return batch.issued == len(batch.slbas)
+
+    def _write_columns(self, batch: BatchRequest, start: int, cids: np.ndarray) -> None:
+        """The batch's commands from ``start`` on at the tail, column by column; at most two runs at the wrap."""
+        first_words = cids << np.uint64(16) | np.uint64(batch.opcode | batch.nsid << 32)
+        done = 0
+        while done < len(cids):
+            run = min(len(cids) - done, self.depth - self.tail)
+            rows = self._sq_words[self.tail : self.tail + run]
+            at = start + done
+            rows[:, 0] = first_words[done : done + run]
+            rows[:, 1:3] = 0
+            rows[:, 3] = batch.prp1[at : at + run]
+            rows[:, 4] = batch.prp2[at : at + run]
+            rows[:, 5] = batch.slbas[at : at + run]
+            rows[:, 6] = batch.cdw12
+            rows[:, 7] = 0
+            done += run
+            self.tail = (self.tail + run) % self.depth
+
     def prepare_reserved(self, cid: int, opcode: int) -> None:
         """Write a command without data or request under a ``cid`` outside the tags (the AER's)."""
         SQE_WIDE.pack_into(self.sq_view, self.tail * SQE_SIZE, opcode, 0, cid, *([0] * 10))
@@ -187,9 +244,11 @@ class QueuePair:
         Their status and data are in place; they are not yet marked done.
         """
         done: list[Request] = []
+        seen = 0
+        if self._batched >= BATCH_MIN:
+            seen = self._reap_columns(done)
         view, head, phase = self.cq_view, self.head, self.phase
         unpack = CQE.unpack_from
-        seen = 0
         # The ring can hold no more than depth - 1 new entries before it hears of our head.
         while seen < self.depth:
             dw0, _dw1, sqhd, _sqid, cid, status_p = unpack(view, head * CQE_SIZE)
@@ -211,12 +270,50 @@ class QueuePair:
             self._consume(self._host.poll_ns)
         return done
 
+    def _reap_columns(self, done: list[Request]) -> int:
+        """Take the run of new completions at the head if all are successes of one batch; how many were taken."""
+        end = min(self.depth, self.head + self.outstanding)
+        rows = self._cq_halves[self.head : end]
+        # A status word of exactly the phase: new, and success.
+        plain = rows[:, STATUS_HALF] == self.phase
+        count = len(rows) if plain.all() else int(plain.argmin())
+        if count < BATCH_MIN or self._trace.emit is not None:
+            return 0
+        cids = rows[:count, CID_HALF].tolist()
+        tags, inflight = self.tags, self.inflight
+        free, next_cid = tags.free, tags.cid
+        batch = inflight[cids[0] & TAG_MASK] if cids[0] & TAG_MASK < tags.count else None
+        if not isinstance(batch, BatchRequest):
+            return 0
+        for taken, cid in enumerate(cids):
+            tag = cid & TAG_MASK
+            if tag >= tags.count or inflight[tag] is not batch or next_cid[tag] != cid:
+                count = taken
+                break
+            inflight[tag] = None
+            next_cid[tag] = (cid + GENERATION) & 0xFFFF
+            free.append(tag)
+        self.outstanding -= count
+        self._batched -= count
+        self.head += count
+        if self.head == self.depth:
+            self.head = 0
+            self.phase ^= 1
+        batch.left -= count
+        if not batch.left:
+            batch.unmap(self._memory)
+            done.append(batch)
+        return count
+
     def _take(self, cid: int, dw0: int, status: int, done: list[Request]) -> None:
         tag = cid & TAG_MASK
         tags = self.tags
         rq = self.inflight[tag] if tag < tags.count else None
-        if rq is None or rq.cid != cid:
+        if rq is None or tags.cid[tag] != cid:
             self._on_stray(cid, dw0, status)
+            return
+        if isinstance(rq, BatchRequest):
+            self._take_batched(rq, tag, cid, status, done)
             return
         rq.dw0 = dw0
         rq._status = status
@@ -236,6 +333,24 @@ class QueuePair:
             emit(NvmeCompleteRq(self._now.now_ns, rq.serial, self.qid, cid, status))
         done.append(rq)
 
+    def _take_batched(
+        self, batch: BatchRequest, tag: int, cid: int, status: int, done: list[Request]
+    ) -> None:
+        """One command of a batch, by itself."""
+        if status:
+            batch.fail(int(self._tag_index[tag]), status)
+        self.inflight[tag] = None
+        self.outstanding -= 1
+        self._batched -= 1
+        self.tags.release(tag)
+        emit = self._trace.emit
+        if emit is not None:
+            emit(NvmeCompleteRq(self._now.now_ns, batch.serial, self.qid, cid, status))
+        batch.left -= 1
+        if not batch.left:
+            batch.unmap(self._memory)
+            done.append(batch)
+
     def _unmap(self, tag: int, rq: Request) -> None:
         for addr in self._lists.pop(tag, ()):
             self._pool.free(addr)
@@ -249,19 +364,28 @@ class QueuePair:
         """End every outstanding request with ``status``; only while the controller is disabled."""
         done: list[Request] = []
         for tag, rq in enumerate(self.inflight):
-            if rq is not None:
+            if rq is None:
+                continue
+            self.inflight[tag] = None
+            self.outstanding -= 1
+            self.tags.release(tag)
+            if isinstance(rq, BatchRequest):
+                # What was not issued yet will not be: the batch ends here, once.
+                rq.fail(int(self._tag_index[tag]), status)
+                if rq.left:
+                    rq.left = 0
+                    rq.unmap(self._memory)
+                    done.append(rq)
+            else:
                 self._unmap(tag, rq)
                 rq._status = status
-                self.inflight[tag] = None
-                self.outstanding -= 1
-                self.tags.release(tag)
                 done.append(rq)
+        self._batched = 0
         return done
 
     def close(self) -> None:
         """Give the memory back; the controller must have forgotten the queue."""
-        self.sq_view.release()
-        self.cq_view.release()
+        del self._sq_words, self._cq_halves
         self._pool.free(self.sq_addr, self._sq_pages)
         self._pool.free(self.cq_addr, self._cq_pages)
         self._memory.remove_region(self._bounce_region)

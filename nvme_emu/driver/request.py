@@ -44,6 +44,7 @@ class Request:
         "_status",
         "admin",
         "array",
+        "batch",
         "cdw12",
         "cdw13",
         "cdw14",
@@ -88,6 +89,7 @@ class Request:
         self.to_device = to_device
         self.array = array
         self.admin = False
+        self.batch = False
         self.iova: int | None = None
         self.region: Region | None = None
         self.qid = -1

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import kworker
 from nvme_emu.core.trace import NvmeQueueRq, NvmeWakeRq
+from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.request import Request
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class SubmitPath(ABC):
     @abstractmethod
     def submit_many(self, requests: Sequence[Request]) -> None:
         """Take requests in order, with as few doorbells as the path can."""
+
+    @abstractmethod
+    def submit_batch(self, batch: BatchRequest) -> None:
+        """Take a batch; the caller waits for it as for any request."""
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -161,6 +166,21 @@ class SyncPath(SubmitPath):
             if rq._callbacks:
                 rq.run_callbacks()
 
+    def submit_batch(self, batch: BatchRequest) -> None:
+        batch._path = self
+        self._trace_queue(batch)
+        lock, pair = self.ring_lock, self.pair
+        while True:
+            lock.acquire()
+            complete = pair.prepare_batch(batch)
+            pair.commit()
+            lock.release()
+            if complete:
+                break
+            if not pair.tags.free:
+                self._wait_for_tag()
+        self._await(batch)
+
     def _issue(self, rq: Request) -> None:
         lock, pair = self.ring_lock, self.pair
         while True:
@@ -210,8 +230,7 @@ class SyncPath(SubmitPath):
             for rq in done:
                 rq.mark_done()
             waiters = self._tag_waiters
-            while waiters and done:
-                done.pop()
+            for _ in range(min(len(waiters), len(self.pair.tags.free))):
                 waiters.popleft().complete()
 
     def pending(self) -> list[Request]:
@@ -281,6 +300,9 @@ class PumpPath(_WorkerPath):
         if not self._active:
             self._kick()
 
+    def submit_batch(self, batch: BatchRequest) -> None:
+        self.submit(batch)
+
     def interrupt(self) -> None:
         self._interrupted = True
         if not self._active:
@@ -299,7 +321,12 @@ class PumpPath(_WorkerPath):
                     rq.finish()
             if requests and free:
                 while requests and free:
-                    pair.prepare(requests.popleft())
+                    rq = requests[0]
+                    if not isinstance(rq, BatchRequest):
+                        pair.prepare(rq)
+                    elif not pair.prepare_batch(rq):
+                        break
+                    requests.popleft()
                 pair.commit()
             if self._interrupted:
                 continue
@@ -344,6 +371,9 @@ class PerRequestPath(_WorkerPath):
         for rq in requests:
             self.submit(rq)
 
+    def submit_batch(self, batch: BatchRequest) -> None:
+        self.submit(batch)
+
     def interrupt(self) -> None:
         kworker.kthread_queue_work(self.worker, self._reap_work)
 
@@ -355,7 +385,13 @@ class PerRequestPath(_WorkerPath):
     def _issue(self) -> None:
         pair, requests, free = self.pair, self.requests, self.pair.tags.free
         while requests and free:
-            pair.prepare(requests.popleft())
+            rq = requests[0]
+            if not isinstance(rq, BatchRequest):
+                pair.prepare(rq)
+            elif not pair.prepare_batch(rq):
+                pair.commit()
+                return
+            requests.popleft()
             pair.commit()
 
     def _reap(self, _work: KthreadWork) -> None:

@@ -6,10 +6,11 @@ from the one that is awaited.
 
 from __future__ import annotations
 
-__all__ = ["GENERATIONS", "TAG_BITS", "TAG_MASK", "Tags"]
+__all__ = ["GENERATION", "GENERATIONS", "TAG_BITS", "TAG_MASK", "Tags"]
 
 TAG_BITS = 12
 TAG_MASK = (1 << TAG_BITS) - 1
+GENERATION = 1 << TAG_BITS
 GENERATIONS = 16
 
 
@@ -35,5 +36,5 @@ class Tags:
 
     def release(self, tag: int) -> None:
         """Give a tag back and change its generation."""
-        self.cid[tag] = (self.cid[tag] + (1 << TAG_BITS)) & 0xFFFF
+        self.cid[tag] = (self.cid[tag] + GENERATION) & 0xFFFF
         self.free.append(tag)

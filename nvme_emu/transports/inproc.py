@@ -36,6 +36,8 @@ class InprocTransport:
         self._virtual = runtime.virtual
         self._lock = kworker.Spinlock(runtime=runtime)
         self._handlers: dict[int, IrqHandler] = {}
+        # Like blk-mq's affinity: a queue's interrupt goes to the CPU that submitted to it last.
+        self._irq_cpu: dict[int, int] = {}
         self._timer: TimerHandle | None = None
         self._armed_ns: int | None = None
 
@@ -65,6 +67,7 @@ class InprocTransport:
         runtime = self._runtime
         if self._virtual:
             runtime.settle()
+            self._irq_cpu[qid] = runtime.cpu_id()
         controller, lock = self._controller, self._lock
         lock.acquire()
         try:
@@ -155,7 +158,7 @@ class InprocTransport:
             if handler is None:
                 continue
             if self._virtual:
-                self._runtime.call_at(self._runtime.now_ns, handler)
+                self._runtime.call_at(self._runtime.now_ns, handler, cpu=self._irq_cpu.get(vector, 0))
             else:
                 handler()
 
