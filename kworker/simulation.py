@@ -29,7 +29,7 @@ from kworker.misuse import (
 )
 from kworker.runtime import Runtime, TimerHandle, context
 from kworker.schedulers import Schedule
-from kworker.simparts import SimCosts, SimCpu, SimSpinlock, SimTask, SimTimer
+from kworker.simparts import HARDWARE, SimCosts, SimCpu, SimSpinlock, SimTask, SimTimer
 from kworker.spinlock import Spinlock
 from kworker.task import TASK_DEAD, TASK_NORMAL, TASK_RUNNING, TaskStruct
 from kworker.trace import TRACE_EVENTS_DEFAULT
@@ -95,6 +95,7 @@ class SimRuntime(Runtime):
         self._nqueued = 0
         self._closed = False
         self.cpus = [SimCpu(i, self) for i in range(cpus)]
+        self._hardware = SimCpu(HARDWARE, self)
         self._tasks: dict[int, SimTask] = {}
         self._next_pid = 1
         root = self._root = self._cur = SimTask("root", 0, self)
@@ -117,8 +118,20 @@ class SimRuntime(Runtime):
     def _sync(self, name: str) -> None:
         if get_ident() != self._ident:
             self._foreign_thread()
-        if self._acc:
-            self.settle()
+        if not self._acc:
+            return
+        me = self._cur
+        if me.irq:
+            return
+        # The same as settle(), written out: this runs several times an I/O.
+        target = self._now + self._acc
+        me.cpu_used_ns += self._acc
+        self._acc = 0
+        heap = self._heap
+        if (not heap or heap[0][0] > target) and not me.on_cpu.rq:
+            self._now = target
+        else:
+            self._settle_slowly(me, target)
 
     def settle(self) -> None:
         acc = self._acc
@@ -150,11 +163,19 @@ class SimRuntime(Runtime):
         else:
             self._now = target
 
-    def call_at(self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None) -> TimerHandle:
+    def cpu_id(self) -> int:
+        return max(0, self._cur.on_cpu.index)
+
+    def call_at(
+        self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None, hardware: bool = False
+    ) -> TimerHandle:
         if get_ident() != self._ident:
             self._foreign_thread()
         cpus = self.cpus
-        where = self._cur.on_cpu if cpu is None else cpus[cpu % len(cpus)]
+        if hardware:
+            where = self._hardware
+        else:
+            where = cpus[(self.cpu_id() if cpu is None else cpu) % len(cpus)]
         timer = SimTimer(when_ns, fn, where, self)
         self._seq = seq = self._seq + 1
         _heappush(self._heap, (when_ns, seq, timer))
@@ -216,10 +237,15 @@ class SimRuntime(Runtime):
 
     def _start(self, cpu: SimCpu, task: SimTask, now: int) -> None:
         """Give a free CPU to a ready task, which runs once it is switched in."""
-        start = max(now, task.ready_ns, cpu.irq_until)
-        task.run_delay_ns += start - task.ready_ns
-        start += self._switch_ns
-        task.cpu_used_ns += self._switch_ns
+        start = now if now > cpu.irq_until else cpu.irq_until
+        ready = task.ready_ns
+        if start > ready:
+            task.run_delay_ns += start - ready
+        else:
+            start = ready
+        switch = self._switch_ns
+        start += switch
+        task.cpu_used_ns += switch
         task.since_ns = start
         cpu.cur = task
         task.on_cpu = cpu
@@ -227,19 +253,15 @@ class SimRuntime(Runtime):
             task.steal_ns = -1
         if self.hook is not None:
             self.hook("sched_switch", (cpu.index, task.comm, task.pid, start))
-        self._push(start, task)
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (start, seq, task))
 
-    def _give_up_cpu(self, me: SimTask) -> None:
-        """`me` no longer needs its CPU: the next in its queue gets it, or a waiting task of a busy CPU."""
-        cpu = me.on_cpu
-        if cpu.cur is not me:
-            return
-        cpu.cur = None
-        if self._nqueued:
-            follower = self._follower(cpu)
-            if follower is not None:
-                self._nqueued -= 1
-                self._start(cpu, follower, self._now)
+    def _dispatch(self, cpu: SimCpu) -> None:
+        """An idle CPU takes the next task of its queue, or a waiting one of a busy CPU."""
+        follower = self._follower(cpu)
+        if follower is not None:
+            self._nqueued -= 1
+            self._start(cpu, follower, self._now)
 
     def _follower(self, cpu: SimCpu) -> SimTask | None:
         if cpu.rq:
@@ -261,8 +283,12 @@ class SimRuntime(Runtime):
             if follower is not me:
                 follower.switch()
         if me.error is not None:
-            error, me.error = me.error, None
-            raise error
+            self._raise(me)
+
+    def _raise(self, me: SimTask) -> NoReturn:
+        error, me.error = me.error, None
+        assert error is not None
+        raise error
 
     def _pump(self, me: SimTask, follower: SimTask | None) -> None:
         """The caller's own greenlet waits: everything that runs meanwhile belongs to this simulation."""
@@ -281,24 +307,23 @@ class SimRuntime(Runtime):
 
     def schedule(self, deadline_ns: int | None = None) -> None:
         me = self._cur
-        if get_ident() != self._ident:
-            self._foreign_thread()
         if self._acc:
             self.settle()
         if me.irq or self._held or self._closed:
             self._check_may_sleep(me)
         if me.state == TASK_RUNNING:
             self._yield(me)
-            return
-        timer = None
-        if deadline_ns is not None:
-            if deadline_ns <= self._now:
-                me.state = TASK_RUNNING
-                return
+        elif deadline_ns is None:
+            self._sleep(me)
+        elif deadline_ns <= self._now:
+            me.state = TASK_RUNNING
+        else:
             timer = self.call_at(deadline_ns, lambda: self._timed_out(me))
-        self._sleep(me)
-        if timer is not None and timer.pending:
-            timer.cancel()
+            try:
+                self._sleep(me)
+            finally:
+                if timer.pending:
+                    timer.cancel()
 
     def _timed_out(self, task: SimTask) -> None:
         self.wake(task, ~TASK_DEAD)
@@ -307,11 +332,19 @@ class SimRuntime(Runtime):
         me.asleep = True
         me.switches += 1
         slept = self._now
-        self._give_up_cpu(me)
-        try:
-            self._switch_away(me)
-        finally:
-            me.blocked_ns += self._now - slept - self._switch_ns
+        cpu = me.on_cpu
+        cpu.cur = None
+        if self._nqueued:
+            self._dispatch(cpu)
+        if me.outside:
+            self._pump(me, None)
+        else:
+            follower = self._pick()
+            if follower is not me:
+                follower.switch()
+        me.blocked_ns += self._now - slept - self._switch_ns
+        if me.error is not None:
+            self._raise(me)
 
     def _yield(self, me: SimTask) -> None:
         """Let the tasks that wait for this CPU run first, if there are any."""
@@ -331,26 +364,24 @@ class SimRuntime(Runtime):
         if not task.state & states:
             return 0
         task.state = TASK_RUNNING
-        task = cast(SimTask, task)
-        if not task.asleep:
+        sleeper: Any = task  # a SimTask; a cast would cost a call
+        if not sleeper.asleep:
             return 1
-        if get_ident() != self._ident:
-            self._foreign_thread()
-        task.asleep = False
-        self._acc += self._wakeup_ns
-        task.ready_ns = self._now + self._acc
+        sleeper.asleep = False
+        self._acc = acc = self._acc + self._wakeup_ns
+        sleeper.ready_ns = ready = self._now + acc
         if self.hook is not None:
             self.hook("sched_wakeup", (task.comm, task.pid))
-        cpu = task.bound
+        cpu = sleeper.bound
         if cpu is None:
-            cpu = task.on_cpu
+            cpu = sleeper.on_cpu
             if cpu is None or cpu.cur is not None:
                 cpu = self._place(cpu)
         if cpu.cur is None:
-            self._start(cpu, task, self._now)
+            self._start(cpu, sleeper, ready)
         else:
-            task.on_cpu = cpu
-            cpu.rq.append(task)
+            sleeper.on_cpu = cpu
+            cpu.rq.append(sleeper)
             self._nqueued += 1
         return 1
 
@@ -423,9 +454,9 @@ class SimRuntime(Runtime):
 
     def _serve_interrupt(self, timer: SimTimer, cpu: SimCpu, begin: int, victim: SimTask | None) -> None:
         """Run the callback as the current context, then charge it to the CPU and to who was running there."""
-        self._acc = self.costs.irq_ns
+        self._acc = 0 if cpu.index == HARDWARE else self.costs.irq_ns
         timer.running = True
-        if self.hook is not None:
+        if self.hook is not None and cpu.index != HARDWARE:
             self.hook("irq_handler_entry", (cpu.index,))
         try:
             timer.fn()
@@ -522,8 +553,13 @@ class SimRuntime(Runtime):
         task.state = TASK_DEAD
         task.asleep = True
         self._tasks.pop(task.pid, None)
-        self._give_up_cpu(task)
+        self._release_cpu(task)
         self._leave()
+
+    def _release_cpu(self, task: SimTask) -> None:
+        task.on_cpu.cur = None
+        if self._nqueued:
+            self._dispatch(task.on_cpu)
 
     def _leave(self) -> None:
         """The current greenlet ends; its parent, which runs next, becomes whoever is due."""
