@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass, fields
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -252,16 +251,16 @@ QLC = DeviceProfile(
 PROFILES = {profile.name: profile for profile in (INSTANT, OPTANE, TLC, QLC)}
 
 
-def load_profile(name_or_path: str | PathLike[str]) -> DeviceProfile:
+def load_profile(name_or_path: str | Path) -> DeviceProfile:
     """The profile of that name, or the one in that TOML file (anything with ".toml" or a "/" is a path).
 
     Raises ProfileError for an unknown name, a file that cannot be read or is no TOML, an unknown key and a
     wrong value; the message names the file, the key, the value and the rule.
     """
-    text = fspath(name_or_path)
+    text = str(name_or_path)
     if text in PROFILES:
         return PROFILES[text]
-    if not isinstance(name_or_path, PathLike) and not text.endswith(".toml") and "/" not in text:
+    if isinstance(name_or_path, str) and not text.endswith(".toml") and "/" not in text:
         raise ProfileError(
             f"profile {text!r} is unknown: it must be one of {', '.join(PROFILES)} or a TOML file"
         )

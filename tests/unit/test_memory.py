@@ -166,7 +166,7 @@ def test_add_region_outside_the_address_space_raises_value_error(base: int) -> N
 
 
 @pytest.mark.parametrize(
-    "array", [np.zeros(0, np.uint8), np.zeros((8, 8), np.uint8)[:, ::2], np.zeros(8)[::2]], ids=str
+    "array", [np.zeros(0, np.uint8), np.zeros((8, 8), np.uint8)[:, ::2], np.zeros(8)[::2]]
 )
 def test_add_region_of_an_empty_or_strided_array_raises_value_error(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a region needs"):
@@ -205,7 +205,11 @@ def test_anonymous_array_of_no_bytes_raises_value_error() -> None:
         anonymous_array(0)
 
 
-@pytest.mark.parametrize("buffer", [bytearray(16), memoryview(bytearray(16)), np.zeros(2, np.uint64)], ids=str)
+@pytest.mark.parametrize(
+    "buffer",
+    [bytearray(16), memoryview(bytearray(16)), np.zeros(2, np.uint64)],
+    ids=["bytearray", "view", "array"],
+)
 def test_region_over_any_writable_buffer_shares_it(buffer: bytearray) -> None:
     memory = HostMemory()
     region = memory.add_region(buffer)
