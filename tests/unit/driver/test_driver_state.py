@@ -24,7 +24,7 @@ LEGAL = {
 }
 
 
-@pytest.mark.parametrize(("old", "new"), itertools.product(S, S), ids=lambda s: s.name)
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(S, S)), ids=lambda s: s.name)
 def test_change_follows_linux_table(old: CtrlState, new: CtrlState) -> None:
     heard: list[tuple[CtrlState, CtrlState]] = []
     machine = StateMachine(lambda a, b: heard.append((a, b)))
