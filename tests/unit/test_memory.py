@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from nvme_emu.core.errors import DmaError
-from nvme_emu.core.memory import HUGE_PAGE, HostMemory, anonymous_array
+from nvme_emu.core.memory import HUGE_PAGE, HostMemory, PagePool, anonymous_array
 
 TOP = 1 << 64
 
@@ -226,3 +228,33 @@ def test_region_over_bytes_is_read_only() -> None:
 
     assert not region.writable
     assert not region.array.flags.writeable
+
+
+def test_regions_and_pages_survive_use_by_several_threads() -> None:
+    memory = HostMemory()
+    fixed = memory.add_region(np.full(4096, 7, np.uint8), base=0x1000)
+    memory.add_region(np.full(4096, 8, np.uint8), base=0x3000)
+    pool = PagePool(memory, 16)
+
+    def work(number: int) -> None:
+        for step in range(400):
+            region = memory.add_region(np.full(16, number, np.uint8))
+            view, offset = memory.find(region.base + 8, 8)
+            assert bytes(view[offset : offset + 8]) == bytes([number]) * 8
+            memory.remove_region(region)
+            with pytest.raises(DmaError):
+                memory.find(region.base + 8, 8)
+            assert memory.read(0x1000 if step % 2 else 0x3000, 1)[0] == (7 if step % 2 else 8)
+            addr = pool.alloc(1 + step % 3)
+            memory.write(addr, bytes([number]) * 64)
+            assert memory.read(addr, 64) == bytes([number]) * 64
+            pool.free(addr, 1 + step % 3)
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(work, number) for number in range(4)]:
+            done.result(timeout=60)
+
+    assert memory.regions[0] is fixed
+    assert len(memory.regions) == 3
+    assert pool.used_pages == 0
+    assert pool.audit() == []
