@@ -1,0 +1,74 @@
+"""The command line. Commands live in modules of their own, which are imported when they are called.
+
+Exit codes, everywhere: 0 done; 1 the workload or check found errors; 2 bad usage or input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from nvme_emu import __version__
+
+__all__ = ["LazyGroup", "cli", "main"]
+
+# One line a command: module, the click command in it, what `nvme-emu --help` says. The help stands here
+# so that listing the commands imports none of them (numpy alone takes a tenth of a second).
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "run": ("nvme_emu.cli.run", "run", "Run a fio job file on an emulated SSD."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 the workload or check found errors; 2 bad usage or input; 130 interrupted.",
+)
+@click.version_option(__version__, prog_name="nvme-emu")
+def cli() -> None:
+    """An NVMe SSD in software, with the driver that drives it through a kthread_worker.
+
+    `nvme-emu COMMAND --help` tells more about a command.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> Any:
+    """The entry point. Exits the process with one of the documented codes."""
+    try:
+        code = cli.main(
+            args=None if args is None else list(args), prog_name="nvme-emu", standalone_mode=False
+        )
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("nvme-emu: interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`). Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

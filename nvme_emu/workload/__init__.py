@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from nvme_emu.workload.histogram import Histogram
     from nvme_emu.workload.jobfile import JobFile, JobFileError, parse_job_file, parse_job_text
     from nvme_emu.workload.pattern import Extent, PatternSpec
-    from nvme_emu.workload.plan import JobPlan, MachinePlan, Plan, make_plan
+    from nvme_emu.workload.plan import JobPlan, MachinePlan, Plan
+    from nvme_emu.workload.planner import make_plan
     from nvme_emu.workload.runner import JobResult, Jobs, run_jobs
     from nvme_emu.workload.stats import JobStats
 
@@ -22,7 +23,8 @@ _HOMES = {
     "histogram": ("Histogram",),
     "jobfile": ("JobFile", "JobFileError", "parse_job_file", "parse_job_text"),
     "pattern": ("Extent", "PatternSpec"),
-    "plan": ("JobPlan", "MachinePlan", "Plan", "make_plan"),
+    "plan": ("JobPlan", "MachinePlan", "Plan"),
+    "planner": ("make_plan",),
     "runner": ("JobResult", "Jobs", "run_jobs"),
     "stats": ("JobStats",),
 }

@@ -1,6 +1,6 @@
-"""fio's JSON output (json and json+): the keys, nesting and units of fio 3.33, so that its readers read ours.
+"""fio's JSON output (json, json+): keys, nesting and units of fio 3.33, so that its readers read ours.
 
-`tests/unit/workload/data/fio_json_keys.json` holds the key trees of a real fio; tools/fio_key_tree.py makes it.
+tests/unit/workload/data/fio_json_keys.json holds the key trees of a real fio (made by tools/fio_key_tree.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ReportedJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything that an output shows. `timestamp_ms` is Unix time; 0 in virtual time, where runs repeat exactly."""
+    """Everything that an output shows. `timestamp_ms` is Unix time; 0 in virtual time, where runs repeat."""
 
     version: str
     timestamp_ms: int
@@ -79,8 +79,10 @@ def make_report(
     )
 
 
-def group_totals(jobs: Sequence[ReportedJob], group: int, direction: int) -> tuple[int, int, list[DirectionStats]]:
-    """Bytes of a direction in a group, bytes a second (over the longest runtime), and its parts that moved."""
+def group_totals(
+    jobs: Sequence[ReportedJob], group: int, direction: int
+) -> tuple[int, int, list[DirectionStats]]:
+    """Bytes of a direction in a group, bytes a second (over the longest runtime), the parts that moved."""
     parts = [job.stats.directions[direction] for job in jobs if job.plan.group == group]
     parts = [part for part in parts if part.runtime_ns]
     longest = max((part.runtime_ns for part in parts), default=0)
@@ -137,7 +139,12 @@ def _job(report: Report, job: ReportedJob, bins: bool) -> dict[str, Any]:
     result["iodepth_complete"] = depth_shares(stats.complete_counts, SUBMIT_NAMES, sum(stats.complete_counts))
     for unit, table in latency_shares(stats).items():
         result[f"latency_{unit}"] = table
-    result |= {"latency_depth": plan.iodepth, "latency_target": 0, "latency_percentile": 100.0, "latency_window": 0}
+    result |= {
+        "latency_depth": plan.iodepth,
+        "latency_target": 0,
+        "latency_percentile": 100.0,
+        "latency_window": 0,
+    }
     return result
 
 
@@ -196,7 +203,7 @@ def depth_shares(counts: Sequence[int], names: Sequence[str], total: int) -> dic
 
 
 def latency_shares(stats: JobStats) -> dict[str, dict[str, float]]:
-    """Shares of completion latencies by unit ("ns", "us", "ms") and bound; what is there shows as 0.01 at least."""
+    """Shares of completion latencies by unit (ns, us, ms) and bound; what is there shows as 0.01 at least."""
     total = max(1, int(stats.latency_counts.sum()))
     counts = iter(stats.latency_counts.tolist())
     tables: dict[str, dict[str, float]] = {}

@@ -39,9 +39,10 @@ def number_text(number: int, digits: int = 4, *, binary: bool = False, unit: str
     elif places <= 1:
         text = str(number + (remainder >= step / 2))
     else:
-        fraction = f"{remainder / step:.{places - 1}f}"
-        # Rounding up to a whole would need a carry; fio drops it, too.
-        text = f"{number}{fraction[1:]}"
+        text = f"{number + remainder / step:.{places - 1}f}"
+        if len(text) > digits:
+            # Rounding made it a digit longer (9.999 to 10.00): one decimal less says the same.
+            text = text[:-1].removesuffix(".")
     return f"{text}{prefixes[power]}{unit}"
 
 
@@ -93,11 +94,13 @@ def _job_lines(report: Report, job: ReportedJob) -> Iterator[str]:
         yield from _percentile_lines("sync", stats.sync, plan.percentiles)
     runtime = max(1, stats.runtime_ns)
     yield (
-        f"  cpu          : usr={stats.user_ns * 100 / runtime:3.2f}%, sys={stats.system_ns * 100 / runtime:3.2f}%, "
-        f"ctx={stats.context_switches}, majf={stats.major_faults}, minf={stats.minor_faults}"
+        f"  cpu          : usr={stats.user_ns * 100 / runtime:3.2f}%, "
+        f"sys={stats.system_ns * 100 / runtime:3.2f}%, ctx={stats.context_switches}, "
+        f"majf={stats.major_faults}, minf={stats.minor_faults}"
     )
     yield f"  IO depths    : {_shares(depth_shares(stats.depth_counts, DEPTH_NAMES, stats.ios))}"
-    yield f"     submit    : {_shares(depth_shares(stats.submit_counts, SUBMIT_NAMES, sum(stats.submit_counts)))}"
+    submit = depth_shares(stats.submit_counts, SUBMIT_NAMES, sum(stats.submit_counts))
+    yield f"     submit    : {_shares(submit)}"
     complete = depth_shares(stats.complete_counts, SUBMIT_NAMES, sum(stats.complete_counts))
     yield f"     complete  : {_shares(complete)}"
     totals = ",".join(str(direction.ios) for direction in stats.directions)
@@ -105,7 +108,9 @@ def _job_lines(report: Report, job: ReportedJob) -> Iterator[str]:
     yield f"     latency   : target=0, window=0, percentile=100.00%, depth={plan.iodepth}"
 
 
-def _direction_lines(report: Report, job: ReportedJob, number: int, direction: DirectionStats) -> Iterator[str]:
+def _direction_lines(
+    report: Report, job: ReportedJob, number: int, direction: DirectionStats
+) -> Iterator[str]:
     plan = job.plan
     digits, name = plan.significant_figures, ("read", "write", "trim")[number]
     iops = number_text(int(direction.iops), digits)
@@ -115,10 +120,10 @@ def _direction_lines(report: Report, job: ReportedJob, number: int, direction: D
         f"  {name}: IOPS={iops}, BW={_both(direction.bw_bytes, digits, 'B/s')}"
         f"({io}/{runtime_ms(direction)}msec){tail}"
     )
-    for label, histogram in (("slat", direction.slat), ("clat", direction.clat), (" lat", direction.lat)):
-        if histogram.n:
-            yield _moments(label, histogram)
     histograms = (("slat", direction.slat), ("clat", direction.clat), ("lat", direction.lat))
+    for label, histogram in histograms:
+        if histogram.n:
+            yield _moments(f"{label:>4s}", histogram)
     for (label, histogram), shown in zip(histograms, plan.percentiles_of, strict=True):
         if shown and histogram.n:
             yield from _percentile_lines(label, histogram, plan.percentiles)

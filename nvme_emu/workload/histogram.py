@@ -108,7 +108,9 @@ class Histogram:
         self._sum += int(values.sum())
         if high < 1 << 24:
             # 2**24 squared times 2**15 values stays inside 63 bits; a batch is never larger than that here.
-            parts = values.reshape(1, -1) if len(values) <= 1 << 15 else np.array_split(values, len(values) >> 14)
+            parts = (
+                values.reshape(1, -1) if len(values) <= 1 << 15 else np.array_split(values, len(values) >> 14)
+            )
             self._sum_squares += sum(int(np.dot(part, part)) for part in parts)
         else:
             self._sum_squares += sum(value * value for value in values.tolist())
@@ -214,7 +216,8 @@ class Histogram:
         if percents is not None and self._n:
             wanted = list(percents)
             result["percentile"] = {
-                f"{percent:.6f}": value for percent, value in zip(wanted, self.percentiles(wanted), strict=True)
+                f"{percent:.6f}": value
+                for percent, value in zip(wanted, self.percentiles(wanted), strict=True)
             }
             if bins:
                 result["bins"] = self.bins()

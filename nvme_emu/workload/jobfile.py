@@ -146,7 +146,12 @@ class _Reader:
             self._apply_one(setting, option, expanded, missing, section)
 
     def _apply_one(
-        self, setting: Setting, option: Option, text: str, missing: tuple[str, ...], section: JobSection | None
+        self,
+        setting: Setting,
+        option: Option,
+        text: str,
+        missing: tuple[str, ...],
+        section: JobSection | None,
     ) -> None:
         shown = setting.name if setting.text is None else f"{setting.name}={text}"
         if option.rule is Rule.NOTED or (option.rule is Rule.REFUSED and text in option.harmless):
@@ -220,7 +225,9 @@ def parse_job_text(
         section = JobSection(name=name, place=place)
         everything = _kb_base_first([*globals_above, *own, *reader.overrides])
         reader.apply(everything, {}, section)
-        reader.apply(own, section.texts, JobSection(name=name, place=place, values={"kb_base": section.get("kb_base")}))
+        reader.apply(
+            own, section.texts, JobSection(name=name, place=place, values={"kb_base": section.get("kb_base")})
+        )
         jobs.append(section)
     if not jobs and not reader.problems:
         reader.problems.append(f"{source}: the file defines no job: it needs a [section] other than [global]")

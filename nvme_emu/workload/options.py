@@ -64,7 +64,18 @@ class Option:
     """Values of a REFUSED option that ask for the default behaviour and are therefore only noted."""
 
 
-SYNC_ENGINES = ("sync", "psync", "vsync", "pvsync", "pvsync2", "mmap", "splice", "libpmem", "dev-dax", "pmemblk")
+SYNC_ENGINES = (
+    "sync",
+    "psync",
+    "vsync",
+    "pvsync",
+    "pvsync2",
+    "mmap",
+    "splice",
+    "libpmem",
+    "dev-dax",
+    "pmemblk",
+)
 ASYNC_ENGINES = (
     "libaio",
     "io_uring",
@@ -130,6 +141,16 @@ def _parse_verify(text: str, units: Units) -> str | bytes:
     return text
 
 
+def _one_of(*values: int) -> Parser:
+    def parse(text: str, units: Units) -> int:
+        value = parse_int(text, units)
+        if value not in values:
+            raise ValueError(f"'{text}' is not one of {', '.join(map(str, values))}")
+        return value
+
+    return parse
+
+
 def _honoured(name: str, parse: Parser, help: str, **more: Any) -> Option:
     return Option(name=name, rule=Rule.HONOURED, parse=parse, help=help, **more)
 
@@ -170,7 +191,7 @@ _HONOURED = (
     _honoured("iodepth", plain_int(1, 65536), "requests in flight (async mode)", default=1),
     _honoured("rw", _parse_rw, "direction and order", aliases=("readwrite",), default="read"),
     _honoured("bs", per_direction(_positive), "block size", aliases=("blocksize",)),
-    _honoured("bsrange", per_direction(parse_range, ",/"), "range of block sizes", aliases=("blocksize_range",)),
+    _honoured("bsrange", per_direction(parse_range, ",/"), "range of sizes", aliases=("blocksize_range",)),
     _honoured("rwmixread", parse_percent, "share of reads in a mix", default=50),
     _honoured("rwmixwrite", parse_percent, "share of writes in a mix"),
     _honoured("random_distribution", _parse_distribution, "random, zipf, pareto", default=("random", 0.0)),
@@ -203,76 +224,115 @@ _HONOURED = (
     _honoured("lat_percentiles", parse_bool, "percentiles of total latency", bare="1", default=False),
     _honoured("slat_percentiles", parse_bool, "percentiles of submission latency", bare="1", default=False),
     _honoured("significant_figures", plain_int(1, 10), "digits in the normal output", default=4),
-    _honoured("kb_base", lambda text, units: int(choice("1000", "1024")(text, units)), "1000 or 1024", default=1024),
+    _honoured("kb_base", _one_of(1000, 1024), "what k means: 1000 or 1024", default=1024),
     # ours: what fio has no word for
     _honoured("nvme_profile", parse_text, "device profile (fio has no such option)"),
-    _honoured("nvme_lba_size", lambda text, units: int(choice("512", "4096")(str(parse_int(text, units)), units)),
-              "bytes of a logical block (fio has no such option)", default=512),
+    _honoured("nvme_lba_size", _one_of(512, 4096), "bytes of a block (fio has no such option)", default=512),
     _honoured("nvme_queues", plain_int(1, 64), "I/O queue pairs (fio has no such option)"),
     _honoured("nvme_queue_depth", plain_int(2, 65536), "entries of a queue (fio has no such option)"),
 )  # fmt: skip
 
-# Groups of names that share one reason. The reasons complete the sentence "accepted, but …".
+# Groups of names that share one reason; a message says "accepted without effect: " and the reason.
 _NOTED: tuple[tuple[str, str], ...] = (
-    ("there is no page cache here: every transfer reaches the device",
-     "direct buffered invalidate fadvise_hint pre_read sync_file_range write_barrier"),
-    ("files are regions of the namespace, which need no creating",
-     "fallocate create_serialize create_fsync create_on_open allow_file_create allow_mounted_write openfiles "
-     "overwrite unlink unlink_each_loop lockfile unique_filename softrandommap"),
-    ("jobs are kthreads of this process",
-     "thread nice prio prioclass cpumask cpus_allowed cpus_allowed_policy numa_cpu_nodes numa_mem_policy uid gid "
-     "cgroup cgroup_weight cgroup_nodelete ioscheduler write_hint"),
-    ("buffers are numpy arrays", "mem iomem hugepage-size lockmem iomem_align mem_align"),
-    ("a request is submitted as soon as there is room and reaped as soon as it is done",
-     "iodepth_batch iodepth_batch_submit iodepth_batch_complete_min iodepth_batch_complete "
-     "iodepth_batch_complete_max iodepth_low io_submit_mode serialize_overlap hipri sqthread_poll fixedbufs "
-     "registerfiles nonvectored userspace_reap cmdprio_percentage uncached nowait force_async"),
-    ("no log or state files are written",
-     "write_bw_log write_lat_log write_iops_log write_hist_log bwavgtime_log iopsavgtime log_entries log_avg_msec "
-     "log_hist_msec log_hist_coarseness log_max_value log_offset log_prio log_compression log_compression_cpus "
-     "log_store_compressed log_unix_epoch log_alternate_epoch log_alternate_epoch_clock_id per_job_logs "
-     "verify_dump verify_state_save write_iolog"),
-    ("the time comes from the runtime, and every latency is always measured",
-     "clocksource gtod_reduce gtod_cpu disable_lat disable_clat disable_slat disable_bw_measurement disable_bw "
-     "thinktime_spin stats disk_util unit_base error_dump block_error_percentiles"),
-    ("the order comes from this program's own generator (docs/fio.md)", "random_generator allrandrepeat"),
-    ("verification is done by the job itself", "verify_async verify_async_cpus experimental_verify trim_verify_zero"),
-)  # fmt: skip
+    (
+        "there is no page cache here: every transfer reaches the device",
+        """
+        direct buffered invalidate fadvise_hint pre_read sync_file_range write_barrier
+        """,
+    ),
+    (
+        "files are regions of the namespace, which need no creating",
+        """
+        fallocate create_serialize create_fsync create_on_open allow_file_create
+        allow_mounted_write openfiles overwrite unlink unlink_each_loop lockfile unique_filename
+        softrandommap
+        """,
+    ),
+    (
+        "jobs are kthreads of this process",
+        """
+        thread nice prio prioclass cpumask cpus_allowed cpus_allowed_policy numa_cpu_nodes
+        numa_mem_policy uid gid cgroup cgroup_weight cgroup_nodelete ioscheduler write_hint
+        """,
+    ),
+    (
+        "buffers are numpy arrays",
+        """
+        mem iomem hugepage-size lockmem iomem_align mem_align
+        """,
+    ),
+    (
+        "a request is submitted as soon as there is room and reaped as soon as it is done",
+        """
+        iodepth_batch iodepth_batch_submit iodepth_batch_complete_min iodepth_batch_complete
+        iodepth_batch_complete_max iodepth_low io_submit_mode serialize_overlap hipri
+        sqthread_poll fixedbufs registerfiles nonvectored userspace_reap cmdprio_percentage
+        uncached nowait force_async
+        """,
+    ),
+    (
+        "no log or state files are written",
+        """
+        write_bw_log write_lat_log write_iops_log write_hist_log bwavgtime_log iopsavgtime
+        log_entries log_avg_msec log_hist_msec log_hist_coarseness log_max_value log_offset
+        log_prio log_compression log_compression_cpus log_store_compressed log_unix_epoch
+        log_alternate_epoch log_alternate_epoch_clock_id per_job_logs verify_dump
+        verify_state_save write_iolog
+        """,
+    ),
+    (
+        "the time comes from the runtime, and every latency is always measured",
+        """
+        clocksource gtod_reduce gtod_cpu disable_lat disable_clat disable_slat
+        disable_bw_measurement disable_bw thinktime_spin stats disk_util unit_base error_dump
+        block_error_percentiles
+        """,
+    ),
+    (
+        "the order comes from this program's own generator (docs/fio.md)",
+        """
+        random_generator allrandrepeat
+        """,
+    ),
+    (
+        "verification is done by the job itself",
+        """
+        verify_async verify_async_cpus experimental_verify trim_verify_zero
+        """,
+    ),
+)
 
-# Refused: name → values that ask for the default behaviour.
-_REFUSED: dict[str, str] = {
-    "file_service_type": "roundrobin sequential", "filename_format": "", "opendir": "", "wait_for": "",
-    "ba": "", "blockalign": "", "bssplit": "", "bs_unaligned": "0", "blocksize_unaligned": "0",
-    "bs_is_seq_rand": "0", "ignore_error": "", "rw_sequencer": "sequential identical",
-    "fill_device": "0", "fill_fs": "0", "file_append": "0", "offset_align": "0", "percentage_random": "100",
-    "atomic": "0", "sync": "0 none", "verify_only": "0", "verify_offset": "0", "verify_backlog": "0",
-    "verify_backlog_batch": "0", "verify_state_load": "0", "trim_percentage": "0", "trim_backlog": "0",
-    "trim_backlog_batch": "0", "read_iolog": "", "read_iolog_chunked": "0", "replay_no_stall": "0",
-    "replay_redirect": "", "replay_scale": "1", "replay_align": "0", "replay_time_scale": "100",
-    "replay_skip": "", "merge_blktrace_file": "", "merge_blktrace_scalars": "", "merge_blktrace_iters": "",
-    "exec_prerun": "", "exec_postrun": "", "zonemode": "none", "zonesize": "0", "zonecapacity": "0",
-    "zonerange": "0", "zoneskip": "0", "read_beyond_wp": "0", "max_open_zones": "0", "job_max_open_zones": "0",
-    "ignore_zone_limits": "0", "zone_reset_threshold": "0", "zone_reset_frequency": "0",
-    "thinktime_blocks_type": "complete", "thinktime_iotime": "0", "rate_min": "0", "ratemin": "0",
-    "rate_process": "linear", "rate_cycle": "1000", "ratecycle": "1000", "rate_ignore_thinktime": "0",
-    "rate_iops_min": "0", "max_latency": "0", "latency_target": "0", "latency_window": "0",
-    "latency_percentile": "100", "latency_run": "0", "create_only": "0", "exit_what": "group",
-    "exitall_on_error": "0", "buffer_compress_percentage": "0", "buffer_compress_chunk": "",
-    "dedupe_percentage": "0", "dedupe_mode": "", "dedupe_working_set_percentage": "", "dedupe_global": "0",
-    "unified_rw_reporting": "0 none", "continue_on_error": "0 none", "profile": "", "flow_id": "0", "flow": "0",
-    "flow_watermark": "", "flow_sleep": "0", "steadystate": "", "ss": "", "steadystate_duration": "0",
-    "ss_dur": "0", "steadystate_ramp_time": "0", "ss_ramp": "0", "cmd_type": "", "hostname": "", "port": "",
-    "protocol": "", "cpuload": "", "cpuchunks": "",
-}  # fmt: skip
+# Refused; after "=", the values that ask for what happens anyway.
+_REFUSED = """
+    file_service_type=roundrobin,sequential filename_format opendir wait_for ba blockalign bssplit
+    bs_unaligned=0 blocksize_unaligned=0 bs_is_seq_rand=0 ignore_error rw_sequencer=sequential,identical
+    fill_device=0 fill_fs=0 file_append=0 offset_align=0 percentage_random=100 atomic=0 sync=0,none
+    verify_only=0 verify_offset=0 verify_backlog=0 verify_backlog_batch=0 verify_state_load=0
+    trim_percentage=0 trim_backlog=0 trim_backlog_batch=0 read_iolog read_iolog_chunked=0
+    replay_no_stall=0 replay_redirect replay_scale=1 replay_align=0 replay_time_scale=100 replay_skip
+    merge_blktrace_file merge_blktrace_scalars merge_blktrace_iters exec_prerun exec_postrun
+    zonemode=none zonesize=0 zonecapacity=0 zonerange=0 zoneskip=0 read_beyond_wp=0 max_open_zones=0
+    job_max_open_zones=0 ignore_zone_limits=0 zone_reset_threshold=0 zone_reset_frequency=0
+    thinktime_blocks_type=complete thinktime_iotime=0 rate_min=0 ratemin=0 rate_process=linear
+    rate_cycle=1000 ratecycle=1000 rate_ignore_thinktime=0 rate_iops_min=0 max_latency=0
+    latency_target=0 latency_window=0 latency_percentile=100 latency_run=0 create_only=0 exit_what=group
+    exitall_on_error=0 buffer_compress_percentage=0 buffer_compress_chunk dedupe_percentage=0
+    dedupe_mode dedupe_working_set_percentage dedupe_global=0 unified_rw_reporting=0,none
+    continue_on_error=0,none profile flow_id=0 flow=0 flow_watermark flow_sleep=0 steadystate ss
+    steadystate_duration=0 ss_dur=0 steadystate_ramp_time=0 ss_ramp=0 cmd_type hostname port protocol
+    cpuload cpuchunks
+"""
 
 
 def _table() -> dict[str, Option]:
     rows = list(_HONOURED)
     for reason, names in _NOTED:
         rows += [
-            Option(name=name, rule=Rule.NOTED, parse=parse_text, help=reason, bare="1") for name in names.split()
+            Option(name=name, rule=Rule.NOTED, parse=parse_text, help=reason, bare="1")
+            for name in names.split()
         ]
-    for name, harmless in _REFUSED.items():
+    for word in _REFUSED.split():
+        name, _, harmless = word.partition("=")
         rows.append(
             Option(
                 name=name,
@@ -280,7 +340,7 @@ def _table() -> dict[str, Option]:
                 parse=parse_text,
                 help="fio knows it, but it is not supported here",
                 bare="1",
-                harmless=tuple(harmless.split()),
+                harmless=tuple(harmless.split(",")) if harmless else (),
             )
         )
     table: dict[str, Option] = {}

@@ -91,10 +91,10 @@ class _Range:
 
     def to_lba(self, offsets: I64) -> I64:
         if self._single:
-            moved: I64 = offsets + self._shift[0]
-            return moved
-        moved = offsets + self._shift[np.searchsorted(self._starts, offsets, side="right") - 1]
-        return moved
+            shift: I64 = self._shift
+        else:
+            shift = self._shift[np.searchsorted(self._starts, offsets, side="right") - 1]
+        return offsets + shift
 
 
 def operations(spec: PatternSpec) -> Iterator[list[Operation]]:
@@ -117,7 +117,7 @@ def _directions(spec: PatternSpec, stream: Stream, count: int) -> I64:
 
 
 def _sizes(spec: PatternSpec, stream: Stream, directions: I64) -> I64:
-    """A block size for each operation: a multiple of the direction's minimum, evenly drawn up to its maximum."""
+    """A block size for each operation: a multiple of its direction's minimum, drawn evenly."""
     low = np.array([size[0] for size in spec.nlb], dtype=np.int64)
     if all(spec.nlb[direction][0] == spec.nlb[direction][1] for direction in spec.directions):
         return low[directions]

@@ -98,7 +98,7 @@ class Permutation:
         return 1 << self._bits
 
     def visit(self, start: int, stop: int) -> U64:
-        """What the counters [start, stop) map to, without what falls outside; all counters visit each once."""
+        """What the counters [start, stop) map to; going through all counters visits each element once."""
         values = self._scramble(np.arange(start, stop, dtype=np.uint64))
         return values[values < np.uint64(self.size)]
 
@@ -150,7 +150,7 @@ class Zipf:
 
 
 def _zeta(size: int, theta: float) -> float:
-    """The sum of k ** -theta for k = 1 … size; beyond a thousand terms by the Euler–Maclaurin formula."""
+    """The sum of k ** -theta for k = 1 … size; beyond a thousand terms by the Euler-Maclaurin formula."""
     head = min(size, 1000)
     total = math.fsum(k**-theta for k in range(1, head + 1))
     if size > head:

@@ -113,6 +113,8 @@ class Jobs:
         )
 
 
-def run_jobs(machine: MachineLike, plans: Sequence[JobPlan], *, control: Control | None = None) -> list[JobResult]:
+def run_jobs(
+    machine: MachineLike, plans: Sequence[JobPlan], *, control: Control | None = None
+) -> list[JobResult]:
     """Run `plans` on `machine`. See Jobs.run."""
     return Jobs(machine, plans, control=control).run()

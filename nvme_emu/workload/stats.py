@@ -33,7 +33,12 @@ SUBMIT_NAMES = ("0", "4", "8", "16", "32", "64", ">=64")
 
 _SCALE_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000}
 LATENCY_EDGES_NS: NDArray[np.int64] = np.array(
-    [int(name) * _SCALE_NS[unit] for unit, names in LATENCY_NAMES.items() for name in names if name != ">=2000"],
+    [
+        int(name) * _SCALE_NS[unit]
+        for unit, names in LATENCY_NAMES.items()
+        for name in names
+        if name != ">=2000"
+    ],
     dtype=np.int64,
 )
 

@@ -212,12 +212,14 @@ _PATTERN_PART = re.compile(r'0[xX](?P<hex>[0-9a-fA-F]+)|"(?P<text>[^"]*)"|(?P<nu
 
 
 def parse_pattern(text: str, units: Units) -> bytes:
-    """A byte pattern: `0xdeadbeef` (bytes as written), `"abcd"`, a decimal number (little-endian), or several."""
+    """Bytes: `0xdeadbeef` (as written), `"abcd"`, a decimal number (little-endian), or several in a row."""
     stripped, parts, position = text.strip(), [], 0
     while position < len(stripped):
         match = _PATTERN_PART.match(stripped, position)
         if match is None:
-            what = "%o is not supported here" if stripped[position:].startswith("%o") else "it is not a pattern"
+            what = (
+                "%o is not supported here" if stripped[position:].startswith("%o") else "it is not a pattern"
+            )
             raise ValueError(f"'{text}': {what}; use 0x…, \"text\" or a decimal number")
         if match["hex"] is not None:
             digits = match["hex"]
@@ -280,8 +282,9 @@ _BITS_MAX = 128
 
 
 def evaluate(text: str, leaf: Callable[[str], int]) -> int:
-    """Work out an integer expression with + - * / % ^ and parentheses; `leaf` reads a number with its unit."""
-    tokens, position = [], 0
+    """Work out an integer expression with + - * / % ^ ( ); `leaf` reads a number with its unit."""
+    tokens: list[str] = []
+    position = 0
     while position < len(text.rstrip()):
         match = _TOKEN.match(text, position)
         if match is None or len(tokens) > 200:

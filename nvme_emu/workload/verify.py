@@ -21,8 +21,8 @@ import struct
 from dataclasses import dataclass
 from functools import lru_cache
 
-from crc32c import crc32c
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from nvme_emu.workload.rng import Stream
@@ -99,7 +99,9 @@ def _pool_start(generation: int) -> int:
 class Content:
     """Fills write buffers without a check: random, zero or pattern, stamped so that blocks differ."""
 
-    def __init__(self, *, pattern: bytes = b"", zero: bool = False, refill: bool, scramble: bool, seed: int) -> None:
+    def __init__(
+        self, *, pattern: bytes = b"", zero: bool = False, refill: bool, scramble: bool, seed: int
+    ) -> None:
         self._pattern = b"\0" if zero else pattern
         self._refill = refill and not self._pattern
         self._scramble = scramble and not self._pattern and not self._refill
@@ -153,7 +155,9 @@ class Verifier:
             for at in range(0, nbytes, interval):
                 length = min(interval, nbytes - at)
                 part = view[at : at + length].data
-                HEADER.pack_into(part, 0, MAGIC, self._kind, job, length, HEADER_BYTES, offset + at, seed, generation)
+                HEADER.pack_into(
+                    part, 0, MAGIC, self._kind, job, length, HEADER_BYTES, offset + at, seed, generation
+                )
                 part[HEADER.size : HEADER_BYTES] = self._digest(part)
 
     def _digest(self, part: memoryview) -> bytes:
@@ -184,23 +188,45 @@ class Verifier:
         if (magic, kind, length, header, offset) != (MAGIC, self._kind, len(part), HEADER_BYTES, at):
             return self._bad_header(part, at, block, block_bytes, generation)
         if generation and self.spec.own_blocks and (seed, found_generation) != (self.spec.seed, generation):
-            what = f"stale block: write {generation} of this job was expected, this is write {found_generation}"
-            return self._report(part, self._rebuild(at, block, block_bytes, seed=self.spec.seed,
-                                generation=generation, job=self.spec.job, length=len(part)), at, what)  # fmt: skip
+            what = (
+                f"stale block: write {generation} of this job was expected, this is write {found_generation}"
+            )
+            return self._report(
+                part,
+                self._rebuild(
+                    at,
+                    block,
+                    block_bytes,
+                    seed=self.spec.seed,
+                    generation=generation,
+                    job=self.spec.job,
+                    length=len(part),
+                ),
+                at,
+                what,
+            )
         digest = self._digest(data)
         if digest != data[HEADER.size : HEADER_BYTES]:
             size = 4 if self._kind == 1 else DIGEST_BYTES
             stored = bytes(data[HEADER.size : HEADER.size + size])
             what = f"{self.spec.check} of the data is {digest[:size].hex()}, the header says {stored.hex()}"
-            expected = self._rebuild(at, block, block_bytes, seed=seed, generation=found_generation,
-                                     job=job, length=length)  # fmt: skip
+            expected = self._rebuild(
+                at, block, block_bytes, seed=seed, generation=found_generation, job=job, length=length
+            )
             return self._report(part, expected, at, what)
         return True
 
     def _bad_header(self, part: U8, at: int, block: int, block_bytes: int, generation: int) -> bool:
         if generation and self.spec.own_blocks:
-            expected = self._rebuild(at, block, block_bytes, seed=self.spec.seed, generation=generation,
-                                     job=self.spec.job, length=len(part))  # fmt: skip
+            expected = self._rebuild(
+                at,
+                block,
+                block_bytes,
+                seed=self.spec.seed,
+                generation=generation,
+                job=self.spec.job,
+                length=len(part),
+            )
         else:
             # Who wrote it is not known: only the header's fixed part can be expected.
             head = HEADER.pack(MAGIC, self._kind, 0, len(part), HEADER_BYTES, at, 0, 0)

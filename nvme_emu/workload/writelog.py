@@ -37,7 +37,9 @@ class WriteLog:
         A block that was written again counts once, as last written; one that a later write covers in part
         is left out, as fio does with norandommap and several block sizes.
         """
-        columns = [np.array(column, dtype=np.int64) for column in (self._slbas, self._nlbs, self._generations)]
+        columns = [
+            np.array(column, dtype=np.int64) for column in (self._slbas, self._nlbs, self._generations)
+        ]
         for column in (self._slbas, self._nlbs, self._generations):
             del column[:]
         return _reads(*_intact(*columns))
