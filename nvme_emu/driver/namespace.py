@@ -34,12 +34,12 @@ class Namespace:
     """Namespace ``nsid``: ``nlb`` logical blocks of ``lba_size`` bytes (``nbytes`` in all)."""
 
     def __init__(self, driver: NvmeDriver, nsid: int, identify: np.ndarray) -> None:
-        from nvme_emu.spec.identify import IDENTIFY_NAMESPACE
+        from nvme_emu.spec.identify import IDENTIFY_NAMESPACE, flbas_index
 
         self.identity = IDENTIFY_NAMESPACE.parse(identify.tobytes())
         self.nsid = nsid
         self.nlb = int(self.identity.nsze)
-        lbaf = self.identity.lbaf[self.identity.flbas & 0xF]
+        lbaf = self.identity.lbaf[flbas_index(self.identity.flbas)]
         self.lba_size = 1 << lbaf.lbads
         self.nbytes = self.nlb * self.lba_size
         self._driver = driver

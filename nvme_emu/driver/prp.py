@@ -41,7 +41,7 @@ def write_prp_lists(
     """Write the lists for a command's ``pages`` and give (PRP1, PRP2).
 
     ``list_views[i]`` is the uint64 view of the list page at address ``list_addrs[i]``; there must be
-    ``list_pages_needed(len(pages) - 1)`` of them. An unused PRP2 is 0.
+    ``list_pages_needed(len(pages) - 1)`` of them (ValueError otherwise). An unused PRP2 is 0.
     """
     prp1 = int(pages[0])
     rest = pages[1:]
@@ -49,14 +49,16 @@ def write_prp_lists(
         return prp1, 0
     if len(rest) == 1:
         return prp1, int(rest[0])
+    needed = list_pages_needed(len(rest), page_size)
+    if len(list_addrs) != needed or len(list_views) != needed:
+        raise ValueError(
+            f"{len(rest)} PRP entries need {needed} list pages of {page_size} bytes, not {len(list_views)}"
+        )
     per_page = page_size // ENTRY_BYTES
     start = 0
-    for index, view in enumerate(list_views):
-        left = len(rest) - start
-        if left <= per_page:
-            view[:left] = rest[start:]
-            return prp1, list_addrs[0]
+    for index, view in enumerate(list_views[:-1]):
         view[: per_page - 1] = rest[start : start + per_page - 1]
         view[per_page - 1] = list_addrs[index + 1]
         start += per_page - 1
-    raise ValueError(f"{len(rest)} PRP entries do not fit {len(list_views)} list pages of {page_size} bytes")
+    list_views[-1][: len(rest) - start] = rest[start:]
+    return prp1, list_addrs[0]

@@ -55,6 +55,6 @@ def test_unused_prp2_is_zero() -> None:
     assert build(pool, memory, region.base, PAGE) == (region.base, 0, 0)
 
 
-def test_too_few_list_pages_is_an_error() -> None:
-    with pytest.raises(ValueError, match="do not fit 1 list pages"):
+def test_wrong_number_of_list_pages_is_an_error() -> None:
+    with pytest.raises(ValueError, match="need 2 list pages of 4096 bytes, not 1"):
         write_prp_lists(np.arange(600, dtype=np.uint64), [0x1000], [np.zeros(512, np.uint64)], PAGE)
