@@ -335,9 +335,13 @@ _LAZY = {
     "SimCosts": "kworker.simparts",
     "snapshot": "kworker.inspect",
     "WorkerSnapshot": "kworker.inspect",
-    **dict.fromkeys(
-        ("Exhaustive", "Pct", "RandomWalk", "Replay", "Schedule", "Scheduler", "explore"), "kworker.schedulers"
-    ),
+    "Exhaustive": "kworker.schedulers",
+    "Pct": "kworker.schedulers",
+    "RandomWalk": "kworker.schedulers",
+    "Replay": "kworker.schedulers",
+    "Schedule": "kworker.schedulers",
+    "Scheduler": "kworker.schedulers",
+    "explore": "kworker.schedulers",
 }
 
 

@@ -76,7 +76,7 @@ class Completion:
     def wait(self, timeout_ns: int | None = None) -> bool:
         """Sleep until completed and take one announcement. False if `timeout_ns` passed first.
 
-        Raises AtomicSleepError in interrupt context, SimDeadlock if nothing in the simulation can complete it.
+        Raises AtomicSleepError in interrupt context; SimDeadlock if nothing in the simulation completes it.
         """
         runtime = self.runtime
         if runtime.sync is not None:
@@ -84,41 +84,45 @@ class Completion:
         if self.done and self.try_take():
             return True
         deadline = None if timeout_ns is None else runtime.now_ns + timeout_ns
-        return self._sleep(runtime.require_task(f"waiting for {self.name!r}"), deadline)
+        task = runtime.current() or runtime.require_task(f"waiting for {self.name!r}")
+        return self._sleep(task, deadline)
 
     def _sleep(self, task: TaskStruct, deadline: int | None) -> bool:
         runtime = self.runtime
-        waiters = self._waiters
+        lock, waiters = self._lock, self._waiters
         task.waiting_on = self
-        queued = False
+        first = True
         try:
             while True:
-                with self._lock:
+                with lock:
                     if self.done:
                         if self.done != COMPLETION_ALL:
                             self.done -= 1
-                        return True
-                    if deadline is not None and runtime.now_ns >= deadline:
+                        break
+                    if deadline is not None and not first and runtime.now_ns >= deadline:
                         return False
-                    if not queued or task not in waiters:
+                    # A waiter that was woken is off the queue; if somebody overtook it, it starts again.
+                    if first or task not in waiters:
                         waiters.append(task)
-                        queued = True
+                        first = False
                     runtime.prepare(task, TASK_UNINTERRUPTIBLE)
                 runtime.schedule(deadline)
+            return True
         except BaseException:
             # Thrown out of the sleep (Ctrl-C, a simulation that closes). An announcement that was meant
             # for this task goes to the next one.
-            with self._lock:
-                heir = waiters[0] if self.done and waiters and waiters[0] is not task else None
+            with lock:
+                heir = next((t for t in waiters if t is not task), None) if self.done else None
             if heir is not None:
                 heir.runtime.wake(heir)
             raise
         finally:
             task.waiting_on = None
             task.state = TASK_RUNNING
-            with self._lock:
-                if queued and task in waiters:
-                    waiters.remove(task)
+            if waiters:
+                with lock:
+                    if task in waiters:
+                        waiters.remove(task)
 
     def try_take(self) -> bool:
         """Take one announcement if there is one. Never blocks."""

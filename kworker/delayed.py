@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from kworker.jiffies import NSEC_PER_JIFFY, jiffies_to_ns
@@ -12,6 +11,7 @@ from kworker.timer import TimerList, timer_delete_sync, timer_pending
 from kworker.worker import (
     KthreadWork,
     KthreadWorker,
+    WorkFn,
     check_insert,
     check_same_worker,
     insert_work,
@@ -44,7 +44,7 @@ class KthreadDelayedWork:
 
     def __init__(
         self,
-        func: Callable[[KthreadWork], object] | None = None,
+        func: WorkFn | None = None,
         *,
         owner: Any = None,
         runtime: Runtime | None = None,
@@ -64,18 +64,18 @@ def to_delayed_work(work: KthreadWork) -> KthreadDelayedWork | None:
     return work.delayed
 
 
-def DEFINE_KTHREAD_WORK(fn: Callable[[KthreadWork], object]) -> KthreadWork:
+def DEFINE_KTHREAD_WORK(fn: WorkFn) -> KthreadWork:
     """An initialised work: `work = DEFINE_KTHREAD_WORK(fn)`."""
     return KthreadWork(fn)
 
 
-def DEFINE_KTHREAD_DELAYED_WORK(fn: Callable[[KthreadWork], object]) -> KthreadDelayedWork:
+def DEFINE_KTHREAD_DELAYED_WORK(fn: WorkFn) -> KthreadDelayedWork:
     """An initialised delayed work: `dwork = DEFINE_KTHREAD_DELAYED_WORK(fn)`."""
     return KthreadDelayedWork(fn)
 
 
-def kthread_init_delayed_work(dwork: KthreadDelayedWork, fn: Callable[[KthreadWork], object]) -> None:
-    """Make `dwork` new, with the function `fn`. Warns as kthread_init_work does; an armed timer is disarmed."""
+def kthread_init_delayed_work(dwork: KthreadDelayedWork, fn: WorkFn) -> None:
+    """Make `dwork` new, with the function `fn`. Warns as kthread_init_work does; disarms its timer."""
     kthread_init_work(dwork.work, fn)
     if timer_pending(dwork.timer):
         timer_delete_sync(dwork.timer)
@@ -83,13 +83,16 @@ def kthread_init_delayed_work(dwork: KthreadDelayedWork, fn: Callable[[KthreadWo
 
 
 def kthread_delayed_work_timer_fn(timer: TimerList) -> None:
-    """The timer function: moves the work to the work list, unless it is being cancelled. Interrupt context."""
+    """The timer function, in interrupt context: moves the work to the work list unless it is cancelled."""
     dwork = timer.owner
     assert isinstance(dwork, KthreadDelayedWork)
     work = dwork.work
     worker = work.worker
     if worker is None:
-        warn(f"the timer of {work.name} fired, but the work belongs to no worker; was it re-initialised while queued?")
+        warn(
+            f"the timer of {work.name} fired, but the work belongs to no worker; "
+            "was it re-initialised while queued?"
+        )
         return
     with worker.lock:
         check_same_worker(worker, work, "kthread_delayed_work_timer_fn")
@@ -107,7 +110,7 @@ def _queue_delayed(worker: KthreadWorker, dwork: KthreadDelayedWork, delay: int)
     """Queue now or arm the timer. The caller holds worker.lock and knows that the work may be queued."""
     work, timer = dwork.work, dwork.timer
     if timer.function is not kthread_delayed_work_timer_fn:
-        warn(f"{work.name}: its timer has a foreign function; initialise it with kthread_init_delayed_work")
+        warn(f"{work.name}: its timer has a foreign function; use kthread_init_delayed_work")
     if delay <= 0:
         insert_work(worker, work, worker.work_list.root)
         return
@@ -121,7 +124,10 @@ def _queue_delayed(worker: KthreadWorker, dwork: KthreadDelayedWork, delay: int)
 
 
 def kthread_queue_delayed_work(worker: KthreadWorker, dwork: KthreadDelayedWork, delay: int) -> bool:
-    """Queue after `delay` jiffies, at once for 0. False if it is queued, its timer pending, or being cancelled."""
+    """Queue after `delay` jiffies, at once for 0.
+
+    False if it is queued, its timer is pending, or somebody cancels it.
+    """
     runtime = worker.runtime
     if runtime.sync is not None:
         runtime.sync("queue_delayed_work")
@@ -185,7 +191,7 @@ def kthread_cancel_work_sync(work: KthreadWork) -> bool:
     """
     if work.delayed is not None and timer_pending(work.delayed.timer):
         warn(
-            f"kthread_cancel_work_sync({work.name}): it is a delayed work and its timer is pending; the timer "
+            f"kthread_cancel_work_sync({work.name}): it is a delayed work whose timer is pending; the timer "
             "stays armed and the work runs later all the same. Use kthread_cancel_delayed_work_sync"
         )
     return _cancel_sync(work, None, f"kthread_cancel_work_sync({work.name})")
@@ -235,7 +241,7 @@ def _cancel_problem(worker: KthreadWorker) -> str:
         )
     if worker.stopped:
         return (
-            f"the thread of {worker.name!r} was stopped and this was its last work; the kernel still takes it for "
-            "running and waits for ever. Cancel before kthread_stop"
+            f"the thread of {worker.name!r} was stopped and this was its last work; the kernel still takes "
+            "it for running and waits for ever. Cancel before kthread_stop"
         )
     return ""

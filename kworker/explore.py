@@ -1,7 +1,7 @@
-"""The *explore* gear: at every lock, unlock, wait, wake-up, interrupt and explicit point somebody else may run.
+"""The *explore* gear: at every lock, unlock, wait, wake-up, interrupt and point somebody else may run.
 
-The time that tasks take is not modelled here: a task may be as slow as the scheduler likes, so any task that is ready
-can be next, and the next timer may fire although tasks are ready, if it is due within the
+The time that tasks take is not modelled here: a task may be as slow as the scheduler likes, so any task that
+is ready can be next, and the next timer may fire although tasks are ready, if it is due within the
 scheduler's `slack_ns`. The number of CPUs still bounds how many contexts can be inside a spinlock or an
 interrupt at once: on one CPU nobody runs beside a lock holder.
 """
@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from kworker.misuse import ReplayError, SimLivelock, report_failure
 from kworker.schedulers import TIMER_KEY, Schedule, Scheduler, make_scheduler
-from kworker.simparts import SimCosts, SimSpinlock, SimTask, SimTimer
+from kworker.simparts import HARDWARE, SimCosts, SimSpinlock, SimTask, SimTimer
 from kworker.simulation import SimRuntime
 from kworker.spinlock import Spinlock
 from kworker.task import TASK_NORMAL, TASK_RUNNING, TaskStruct
@@ -93,8 +93,7 @@ class ExploreRuntime(SimRuntime):
             self._add_ready(me)
             self._switch_away(me, follower)
         elif me.error is not None:
-            error, me.error = me.error, None
-            raise error
+            self._raise(me)
 
     def _decide(self, name: str, me: SimTask | None) -> SimTask:
         """Ask the scheduler who runs next and make it current; `me` could go on, unless it is None."""
@@ -172,7 +171,7 @@ class ExploreRuntime(SimRuntime):
     def _pick(self) -> SimTask:
         return self._decide("block", None)
 
-    def _give_up_cpu(self, me: SimTask) -> None:
+    def _release_cpu(self, task: SimTask) -> None:
         pass
 
     def _sleep(self, me: SimTask) -> None:
@@ -231,7 +230,7 @@ class ExploreRuntime(SimRuntime):
 
     def _interrupt_main(self, live: SimTask, timer: SimTimer) -> None:
         try:
-            if self.hook is not None:
+            if self.hook is not None and timer.cpu.index != HARDWARE:
                 self.hook("irq_handler_entry", (timer.cpu.index,))
             timer.fn()
         except self._exit_type:

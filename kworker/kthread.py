@@ -258,7 +258,10 @@ def kthread_stop(k: TaskStruct) -> int:
         )
         return kthread.result
     if k is runtime.current():
-        warn(f"kthread_stop: {k.comm!r} stops itself and would wait for its own end; return from threadfn instead")
+        warn(
+            f"kthread_stop: {k.comm!r} stops itself and would wait for its own end; "
+            "return from the thread function instead"
+        )
         kthread.should_stop = True
         return -errno.EDEADLK
     hook = runtime.hook
@@ -365,7 +368,7 @@ def kthread_bind(k: TaskStruct, cpu: int) -> None:
 
 
 def kthread_bind_mask(k: TaskStruct, mask: set[int] | frozenset[int]) -> None:
-    """Bind `k` to the lowest CPU of `mask`. Only before its first wake-up; later it warns and does nothing."""
+    """Bind `k` to the lowest CPU of `mask`. Only before its first wake-up, as kthread_bind."""
     kthread_bind(k, min(mask))
 
 

@@ -106,9 +106,9 @@ class Pct(Scheduler):
     """Probabilistic concurrency testing (Burckhardt et al., ASPLOS 2010).
 
     Every task gets a random priority and the highest one runs; at `depth` - 1 random steps of about
-    `steps` the one that would run drops to the lowest. Finds a bug of that depth with a probability of at least
-    1/(tasks * steps^(depth-1)), so `steps` should be near the truth: an object that is used for several runs
-    learns it from the longest.
+    `steps` the one that would run drops to the lowest. Finds a bug of that depth with a probability of at
+    least 1/(tasks * steps^(depth-1)), so `steps` should be near the truth: an object that is used for several
+    runs learns it from the longest.
     """
 
     def __init__(self, depth: int = 3, steps: int = 50) -> None:
@@ -163,7 +163,7 @@ class Replay(Scheduler):
 
 
 class Exhaustive(Scheduler):
-    """Depth-first search over all schedules with at most `preemptions` switches away from a task that could go on.
+    """Depth-first search over all schedules with at most `preemptions` switches from a task that could go on.
 
     Use one object for all runs; `advance()` moves to the next schedule and is False after the last.
     Timers fire in order and only when no task can run, unless `slack_ns` is set above 0.
@@ -185,7 +185,7 @@ class Exhaustive(Scheduler):
         index, known = self._path[self._at]
         if known != limit:
             raise ReplayError(
-                f"at {point!r} (choice {self._at}) there were {known} possibilities and now there are {limit}; "
+                f"at {point!r} (choice {self._at}) there were {known} possibilities and now {limit}; "
                 "the program under test is not deterministic"
             )
         self._at += 1
@@ -233,7 +233,7 @@ def explore(
     seed: int = 0,
     **options: Any,
 ) -> Exploration:
-    """Run `test(rt)` under many schedules; the first failure is raised with a note that says how to replay it.
+    """Run `test(rt)` under many schedules; the first failure is raised with a note on how to replay it.
 
     `scheduler` "random" and "pct" use the seeds `seed`, `seed + 1`, ...; "exhaustive" goes through all
     schedules. `options` go to SimRuntime. `runs_max` bounds the number of runs.

@@ -13,7 +13,7 @@ from kworker.spinlock import Spinlock
 from kworker.task import TASK_UNINTERRUPTIBLE, TaskStruct
 
 if TYPE_CHECKING:
-    from kworker.simulation import SimRuntime
+    from kworker.simkernel import SimKernel
 
 __all__ = ["HARDWARE", "SimCosts", "SimCpu", "SimSpinlock", "SimTask", "SimTimer"]
 
@@ -48,7 +48,7 @@ class SimCpu:
 
     __slots__ = ("cur", "index", "irq_live", "irq_ns", "irq_task", "irq_until", "masked", "rq", "stalled")
 
-    def __init__(self, index: int, runtime: SimRuntime) -> None:
+    def __init__(self, index: int, runtime: SimKernel) -> None:
         self.index = index
         self.cur: SimTask | None = None
         self.rq: deque[SimTask] = deque()
@@ -89,9 +89,9 @@ class SimTask(TaskStruct):
         "switches_forced",
     )
 
-    runtime: SimRuntime
+    runtime: SimKernel
 
-    def __init__(self, comm: str, pid: int, runtime: SimRuntime) -> None:
+    def __init__(self, comm: str, pid: int, runtime: SimKernel) -> None:
         super().__init__(comm, pid, runtime)
         self.asleep = False
         self.bound: SimCpu | None = None
@@ -123,7 +123,9 @@ class SimTask(TaskStruct):
         return self.switches_forced
 
     @classmethod
-    def sleeping(cls, comm: str, pid: int, runtime: SimRuntime, entry: Callable[[TaskStruct], None]) -> SimTask:
+    def sleeping(
+        cls, comm: str, pid: int, runtime: SimKernel, entry: Callable[[TaskStruct], None]
+    ) -> SimTask:
         """A task that waits for its first wake-up."""
         task = cls(comm, pid, runtime)
         task.state = TASK_UNINTERRUPTIBLE
@@ -138,7 +140,7 @@ class SimTimer(TimerHandle):
 
     __slots__ = ("cpu", "runtime", "spinners")
 
-    def __init__(self, when_ns: int, fn: Callable[[], None], cpu: SimCpu, runtime: SimRuntime) -> None:
+    def __init__(self, when_ns: int, fn: Callable[[], None], cpu: SimCpu, runtime: SimKernel) -> None:
         self.when_ns = when_ns
         self.fn = fn
         self.pending = True
@@ -165,13 +167,13 @@ class SimSpinlock(Spinlock):
 
     __slots__ = ("free_ns", "name", "owner", "runtime", "waiters")
 
-    runtime: SimRuntime
+    runtime: SimKernel
 
     owner: SimTask | None
     waiters: list[SimTask]
     free_ns: int
 
-    def __new__(cls, *, runtime: SimRuntime, name: str = "lock") -> Any:
+    def __new__(cls, *, runtime: SimKernel, name: str = "lock") -> Any:
         self = object.__new__(cls)
         self.runtime = runtime
         self.name = name

@@ -159,17 +159,18 @@ class ThreadRuntime(Runtime):
         context.runtime = self
         kick = self._timer_kick
         while not self._closing:
-            with self._timer_lock:
-                timer, wait_s = self._timer_next()
-            if timer is None:
-                kick.acquire(True, wait_s)
-                continue
+            # `running` is only ever true while `_timer_idle` is held: wait_callback relies on it.
             with self._timer_idle:
-                try:
-                    timer.fn()
-                except Exception as exc:
-                    report_failure(exc, None, "timer function")
-                timer.running = False
+                with self._timer_lock:
+                    timer, wait_s = self._timer_next()
+                if timer is not None:
+                    try:
+                        timer.fn()
+                    except Exception as exc:
+                        report_failure(exc, None, "timer function")
+                    timer.running = False
+                    continue
+            kick.acquire(True, wait_s)
         self._timer_ident = None
 
     def _timer_next(self) -> tuple[_ThreadTimer | None, float]:

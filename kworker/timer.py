@@ -38,13 +38,15 @@ __all__ = [
 class TimerList:
     """A timer: `function(timer)` runs once in interrupt context when the clock reaches `expires` (jiffies).
 
-    `owner` is what it is part of, if anything (the kernel would use from_timer). Unlike the kernel's it does not
-    wait for a tick: it fires at the nanosecond.
+    `owner` is what it is part of, if anything (the kernel would use from_timer). Unlike the kernel's it does
+    not wait for a tick: it fires at the nanosecond.
     """
 
     __slots__ = ("_handle", "expires", "function", "owner", "runtime")
 
-    def __init__(self, function: Callable[[TimerList], None] | None = None, *, runtime: Runtime | None = None) -> None:
+    def __init__(
+        self, function: Callable[[TimerList], None] | None = None, *, runtime: Runtime | None = None
+    ) -> None:
         self.function = function
         self.expires = 0
         self.owner: object = None

@@ -42,9 +42,8 @@ class Trace:
     def text(self) -> str:
         """One line an event: time in ns, task, event and arguments."""
         lines = [f"# {self.dropped} older events dropped"] if self.dropped else []
-        lines += [
-            f"{when:>14} {who:<15} {event}({', '.join(map(str, args))})" for when, who, event, args in self.events
-        ]
+        for when, who, event, args in self.events:
+            lines.append(f"{when:>14} {who:<15} {event}({', '.join(map(str, args))})")
         return "\n".join(lines) + ("\n" if lines else "")
 
     def __bytes__(self) -> bytes:

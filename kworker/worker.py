@@ -95,7 +95,8 @@ class KthreadWorker:
         self.destroyed = False
 
     def __repr__(self) -> str:
-        return f"<KthreadWorker {self.name!r} works={len(self.work_list)} delayed={len(self.delayed_work_list)}>"
+        works, delayed = len(self.work_list), len(self.delayed_work_list)
+        return f"<KthreadWorker {self.name!r} works={works} delayed={delayed}>"
 
 
 class KthreadWork:
@@ -140,13 +141,12 @@ class KthreadFlushWork:
 
     def wait(self, worker: KthreadWorker, what: str) -> None:
         """Sleep until the barrier ran. Warns if the worker was stopped meanwhile and left it behind."""
-        self.waiter = worker.runtime.require_task(what)
         self.done.provider = worker
         self.done.wait()
         if self.abandoned:
             warn(
-                f"{what}: {worker.name!r} was stopped before it came to this barrier; the kernel would wait for "
-                "ever. Flush before kthread_stop, or use kthread_destroy_worker, which does both"
+                f"{what}: {worker.name!r} was stopped before it came to this barrier; the kernel would wait "
+                "for ever. Flush before kthread_stop, or use kthread_destroy_worker, which does both"
             )
 
 
@@ -185,8 +185,8 @@ def kthread_init_work(work: KthreadWork, fn: WorkFn) -> None:
         _unlink_locked(work)
     if work.canceling:
         warn(
-            f"kthread_init_work: somebody waits in a cancel of {work.name}; re-initialising makes canceling -1, "
-            "and the work can never be queued again. Wait until the cancel has returned"
+            f"kthread_init_work: somebody waits in a cancel of {work.name}; re-initialising makes canceling "
+            "-1, and the work can never be queued again. Wait until the cancel has returned"
         )
     work.node = ListNode(work)
     work.func = fn
@@ -288,18 +288,24 @@ def _run(worker: KthreadWorker, task: TaskStruct, work: KthreadWork, runtime: Ru
 
 
 def _detach(worker: KthreadWorker) -> None:
-    """The thread stops: let go of the worker. Works stay; barriers that nobody would reach are released."""
+    """The thread stops: let go of the worker. What is on its lists stays there."""
     with worker.lock:
         worker.task = None
-        worker.stopped = worker.threads <= 1
+    if worker.threads == 0:
+        # Served from a thread function that only calls kthread_worker_fn, so nobody else tells.
+        _abandon(worker)
+
+
+def _abandon(worker: KthreadWorker) -> None:
+    """Nobody serves the worker any more: release the barriers, whose waiters would sleep for ever."""
+    with worker.lock:
+        worker.stopped = True
         stranded = [work for work in worker.work_list if isinstance(work.owner, KthreadFlushWork)]
-        if worker.stopped:
-            for work in stranded:
-                work.node.unlink()
-    if worker.stopped:
         for work in stranded:
-            work.owner.abandoned = True
-            work.owner.done.complete()
+            work.node.unlink()
+    for work in stranded:
+        work.owner.abandoned = True
+        work.owner.done.complete()
 
 
 def _created(worker: KthreadWorker) -> None:
@@ -311,8 +317,8 @@ def _created(worker: KthreadWorker) -> None:
 def _ended(worker: KthreadWorker) -> None:
     worker.threads -= 1
     if worker.threads == 0:
-        # Also when threadfn never ran (-EINTR): nobody serves the worker any more.
-        worker.stopped = True
+        # Also when the thread function never ran (-EINTR).
+        _abandon(worker)
 
 
 services[kthread_worker_fn] = ServiceRules(
@@ -434,8 +440,9 @@ def check_insert(worker: KthreadWorker, work: KthreadWork) -> None:
         work.node.unlink()
     if work.worker is not worker and work.worker is not None:
         warn(
-            f"{work.name} was used with the worker {work.worker.name!r} and is now queued on {worker.name!r}; "
-            "a flush or cancel may then look at the wrong one. kthread_init_work it before it changes worker"
+            f"{work.name} was used with the worker {work.worker.name!r} and is now queued on "
+            f"{worker.name!r}; a flush or cancel may then look at the wrong one. "
+            "kthread_init_work it before it changes worker"
         )
     if worker.destroyed:
         warn(f"{work.name} is queued on {worker.name!r}, which was destroyed; it will never run")
@@ -444,9 +451,10 @@ def check_insert(worker: KthreadWorker, work: KthreadWork) -> None:
 # ---- flush ---------------------------------------------------------------------------------------------
 
 
-def _own_task(worker: KthreadWorker) -> bool:
-    task = worker.task
-    return task is not None and not worker.runtime.in_interrupt() and worker.runtime.current() is task
+_STOPPED = (
+    "the worker's thread was stopped and nobody runs its works any more; {}, "
+    "or start a new thread with kthread_run(kthread_worker_fn, worker, ...)"
+)
 
 
 def kthread_flush_work(work: KthreadWork) -> None:
@@ -462,40 +470,39 @@ def kthread_flush_work(work: KthreadWork) -> None:
     runtime = worker.runtime
     if runtime.sync is not None:
         runtime.sync("flush_work")
+    what = f"kthread_flush_work({work.name})"
     barrier = KthreadFlushWork(runtime, f"flush of {work.name}")
-    problem = ""
     with worker.lock:
         check_same_worker(worker, work, "kthread_flush_work")
         node = work.node
         if node.head is None and worker.current_work is not work:
             return
-        problem = _flush_problem(worker, work)
+        barrier.waiter = runtime.require_task(what)
+        problem = _flush_problem(worker, work, barrier.waiter)
         if not problem:
             pos = node.next if node.head is not None else worker.work_list.root.next
             insert_work(worker, barrier.work, pos)
     if problem:
-        warn(f"kthread_flush_work({work.name}): {problem}")
+        warn(f"{what}: {problem}")
         return
-    barrier.wait(worker, f"kthread_flush_work({work.name})")
+    barrier.wait(worker, what)
 
 
-def _flush_problem(worker: KthreadWorker, work: KthreadWork) -> str:
+def _flush_problem(worker: KthreadWorker, work: KthreadWork, caller: TaskStruct) -> str:
     """Why waiting for this work, which is queued or running, would never end; "" if it will."""
-    if _own_task(worker):
+    if worker.task is caller:
         return (
             f"called from a work of the same worker {worker.name!r}, whose thread would wait for itself; "
             "flush from another thread, or queue what has to come afterwards"
         )
     if work.node.head is worker.delayed_work_list:
         return (
-            "its timer is still pending; the kernel puts the barrier onto the list of timers, where nobody runs it. "
-            "Use kthread_mod_delayed_work(worker, dwork, 0) and then flush, or kthread_cancel_delayed_work_sync"
+            "its timer is still pending; the kernel puts the barrier onto the list of timers, where nobody "
+            "runs it. Use kthread_mod_delayed_work(worker, dwork, 0) and then flush, or "
+            "kthread_cancel_delayed_work_sync"
         )
     if worker.stopped:
-        return (
-            f"the thread of {worker.name!r} was stopped and nobody runs its works any more; "
-            "flush before kthread_stop, or start a new thread with kthread_run(kthread_worker_fn, worker, ...)"
-        )
+        return _STOPPED.format("flush before kthread_stop")
     return ""
 
 
@@ -505,20 +512,25 @@ def kthread_flush_worker(worker: KthreadWorker) -> None:
     Warns and returns from a work of the same worker, and after the worker was stopped.
     """
     what = f"kthread_flush_worker({worker.name})"
-    if _own_task(worker):
-        warn(
-            f"{what}: called from a work of this worker, whose thread would wait for itself; "
-            "flush from another thread"
-        )
+    runtime = worker.runtime
+    if runtime.sync is not None:
+        runtime.sync("flush_worker")
+    barrier = KthreadFlushWork(runtime, f"flush of {worker.name}")
+    barrier.waiter = runtime.require_task(what)
+    problem = ""
+    with worker.lock:
+        if worker.task is barrier.waiter:
+            problem = (
+                "called from a work of this worker, whose thread would wait for itself; "
+                "flush from another thread"
+            )
+        elif worker.stopped:
+            problem = _STOPPED.format("flush before kthread_stop")
+        else:
+            insert_work(worker, barrier.work, worker.work_list.root)
+    if problem:
+        warn(f"{what}: {problem}")
         return
-    if worker.stopped:
-        warn(
-            f"{what}: its thread was stopped and nobody runs its works any more; flush before kthread_stop, "
-            "or start a new thread with kthread_run(kthread_worker_fn, worker, ...)"
-        )
-        return
-    barrier = KthreadFlushWork(worker.runtime, f"flush of {worker.name}")
-    kthread_queue_work(worker, barrier.work)
     barrier.wait(worker, what)
 
 

@@ -1,0 +1,509 @@
+"""The heart of the simulation: virtual time, CPUs, sleeping and waking, spinning, interrupts.
+
+There is no hub. Who blocks looks for the next event himself, on his own stack, and switches straight to the
+task that is due, which halves the switches; interrupt callbacks run on the stack of whoever is blocking.
+Only when somebody who is switched out holds a spinlock does an interrupt get a greenlet of its own, since it
+may have to spin. The alternative, a hub greenlet, is simpler to draw and costs 0.3 us more at every block.
+
+This is the *run to block* gear: a task runs until it blocks. What it consumes accrues in `_acc` and is
+settled when others could see a difference. `_now + _acc` is the local time of whoever runs; `_acc` is zero
+at every switch. explore.py overrides the parts that differ in the other gear.
+"""
+
+from __future__ import annotations
+
+import heapq
+from _thread import get_ident
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
+
+from kworker.misuse import AtomicSleepError, SimClosedError, SimThreadError, report_failure
+from kworker.runtime import Runtime, TimerHandle, context
+from kworker.simparts import HARDWARE, SimCosts, SimCpu, SimSpinlock, SimTask, SimTimer
+from kworker.task import TASK_DEAD, TASK_NORMAL, TASK_RUNNING, TaskStruct
+
+__all__ = ["SimKernel"]
+
+_heappush, _heappop = heapq.heappush, heapq.heappop
+
+
+class SimKernel(Runtime):
+    """What SimRuntime runs on. The event heap holds (time, sequence number, task to resume or timer)."""
+
+    virtual = True
+
+    def __init__(self, cpus: int, costs: SimCosts | None) -> None:
+        import greenlet
+
+        super().__init__()
+        self._getcurrent = greenlet.getcurrent
+        self._exit_type = greenlet.GreenletExit
+        self.costs = costs or SimCosts()
+        self._wakeup_ns, self._switch_ns = self.costs.wakeup_ns, self.costs.switch_ns
+        self._ident = get_ident()
+        self._now = 0
+        self._acc = 0
+        self._seq = 0
+        self._heap: list[tuple[int, int, Any]] = []
+        self._dead = 0
+        self._held: list[SimSpinlock] = []
+        self._nmasked = 0
+        self._nqueued = 0
+        self._closed = False
+        self.cpus = [SimCpu(i, self) for i in range(cpus)]
+        self._hardware = SimCpu(HARDWARE, self)
+        root = self._root = self._cur = SimTask("root", 0, self)
+        root.outside = True
+        root.on_cpu = self.cpus[0]
+        self.cpus[0].cur = root
+        self.sync = self._sync
+
+    @abstractmethod
+    def _set_greenlet(self, task: SimTask, run: Callable[..., None]) -> None:
+        """Give `task` a greenlet that will call `run`."""
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """The current greenlet is about to end: arrange that whoever is due runs next."""
+
+    @abstractmethod
+    def _stuck(self) -> SimTask:
+        """No event is left: tell the outermost caller, and return it."""
+
+    # ---- time ------------------------------------------------------------------------------------------
+
+    @property
+    def now_ns(self) -> int:
+        return self._now + self._acc
+
+    def consume(self, ns: int) -> None:
+        self._acc += ns
+
+    def _sync(self, name: str) -> None:
+        if get_ident() != self._ident:
+            self._foreign_thread()
+        if not self._acc:
+            return
+        me = self._cur
+        if me.irq:
+            return
+        # The same as settle(), written out: this runs several times an I/O.
+        target = self._now + self._acc
+        me.cpu_used_ns += self._acc
+        self._acc = 0
+        heap = self._heap
+        if (not heap or heap[0][0] > target) and not me.on_cpu.rq:
+            self._now = target
+        else:
+            self._settle_slowly(me, target)
+
+    def settle(self) -> None:
+        acc = self._acc
+        me = self._cur
+        if not acc or me.irq:
+            return
+        self._acc = 0
+        me.cpu_used_ns += acc
+        target = self._now + acc
+        heap = self._heap
+        if (not heap or heap[0][0] > target) and not me.on_cpu.rq:
+            self._now = target
+        else:
+            self._settle_slowly(me, target)
+
+    def _settle_slowly(self, me: SimTask, target: int) -> None:
+        cpu = me.on_cpu
+        if cpu.rq and target - me.since_ns >= self.costs.slice_ns and not self._holds_lock(me):
+            # Its time slice is over and others wait for the CPU: to the end of the queue.
+            me.switches_forced += 1
+            me.ready_ns = target
+            follower = cpu.rq.popleft()
+            cpu.rq.append(me)
+            self._start(cpu, follower, target)
+            self._switch_away(me)
+        elif self._heap and self._heap[0][0] <= target:
+            self._push(target, me)
+            self._switch_away(me)
+        else:
+            self._now = target
+
+    def cpu_id(self) -> int:
+        """The CPU of the calling task or interrupt; 0 for what a device does."""
+        return max(0, int(self._cur.on_cpu.index))
+
+    def call_at(
+        self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None, hardware: bool = False
+    ) -> TimerHandle:
+        if get_ident() != self._ident:
+            self._foreign_thread()
+        cpus = self.cpus
+        if hardware:
+            where = self._hardware
+        else:
+            where = cpus[(self.cpu_id() if cpu is None else cpu) % len(cpus)]
+        timer = SimTimer(when_ns, fn, where, self)
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (when_ns, seq, timer))
+        return timer
+
+    def _push(self, when: int, what: SimTask | SimTimer) -> None:
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (when, seq, what))
+
+    def _timer_dropped(self) -> None:
+        self._dead = dead = self._dead + 1
+        heap = self._heap
+        if dead > 64 and dead * 2 > len(heap):
+            heap[:] = [entry for entry in heap if entry[2].__class__ is not SimTimer or entry[2].pending]
+            heapq.heapify(heap)
+            self._dead = 0
+
+    def wait_callback(self, handle: TimerHandle) -> None:
+        timer = cast(SimTimer, handle)
+        while timer.running and not self._cur.irq:
+            if timer.spinners is None:
+                timer.spinners = []
+            self._spin(timer.spinners, f"the timer function {getattr(timer.fn, '__name__', '')}")
+
+    # ---- who runs next ---------------------------------------------------------------------------------
+
+    def _pick(self) -> SimTask:
+        """Take events until one lets a task run; make it the current one and return it."""
+        heap = self._heap
+        while heap:
+            when, _, what = _heappop(heap)
+            if what.__class__ is SimTimer:
+                if what.pending:
+                    live = self._interrupt(when, what)
+                    if live is not None:
+                        return live
+                else:
+                    self._dead -= 1
+                continue
+            if what.steal_ns:
+                self._delay(what, when)
+                continue
+            if when > self._now:
+                self._now = when
+            self._cur = what
+            return cast(SimTask, what)
+        return self._stuck()
+
+    def _delay(self, task: SimTask, when: int) -> None:
+        """Its CPU served interrupts meanwhile; -1 means that one still does."""
+        if task.steal_ns < 0:
+            self._now = max(self._now, when)
+            task.ready_ns = when
+            task.on_cpu.stalled.append(task)
+            return
+        task.stolen_ns += task.steal_ns
+        self._push(when + task.steal_ns, task)
+        task.steal_ns = 0
+
+    def _start(self, cpu: SimCpu, task: SimTask, now: int) -> None:
+        """Give a free CPU to a ready task, which runs once it is switched in."""
+        start = now if now > cpu.irq_until else cpu.irq_until
+        ready = task.ready_ns
+        if start > ready:
+            task.run_delay_ns += start - ready
+        else:
+            start = ready
+        switch = self._switch_ns
+        start += switch
+        task.cpu_used_ns += switch
+        task.since_ns = start
+        cpu.cur = task
+        task.on_cpu = cpu
+        if cpu.irq_live is not None:
+            task.steal_ns = -1
+        if self.hook is not None:
+            self.hook("sched_switch", (cpu.index, task.comm, task.pid, start))
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (start, seq, task))
+
+    def _dispatch(self, cpu: SimCpu) -> None:
+        """An idle CPU takes the next task of its queue, or a waiting one of a busy CPU."""
+        follower = self._follower(cpu)
+        if follower is not None:
+            self._nqueued -= 1
+            self._start(cpu, follower, self._now)
+
+    def _release_cpu(self, task: SimTask) -> None:
+        task.on_cpu.cur = None
+        if self._nqueued:
+            self._dispatch(task.on_cpu)
+
+    def _follower(self, cpu: SimCpu) -> SimTask | None:
+        if cpu.rq:
+            return cpu.rq.popleft()
+        for other in sorted(self.cpus, key=lambda c: (-len(c.rq), c.index)):
+            for task in other.rq:
+                if task.bound is None:
+                    other.rq.remove(task)
+                    return task
+        return None
+
+    def _switch_away(self, me: SimTask, follower: SimTask | None = None) -> None:
+        """Let others run, `follower` first, until `me` is picked. Raises what was sent to `me` meanwhile."""
+        if me.outside:
+            self._pump(me, follower)
+        else:
+            if follower is None:
+                follower = self._pick()
+            if follower is not me:
+                follower.switch()
+        if me.error is not None:
+            self._raise(me)
+
+    def _raise(self, me: SimTask) -> NoReturn:
+        error, me.error = me.error, None
+        assert error is not None
+        raise error
+
+    def _pump(self, me: SimTask, follower: SimTask | None) -> None:
+        """The caller's own greenlet waits: everything that runs meanwhile belongs to this simulation."""
+        me.greenlet = self._getcurrent()
+        me.switch = me.greenlet.switch
+        before, context.runtime = context.runtime, self
+        try:
+            if follower is None:
+                follower = self._pick()
+            if follower is not me:
+                follower.switch()
+        finally:
+            context.runtime = before
+
+    # ---- sleep and wake --------------------------------------------------------------------------------
+
+    def schedule(self, deadline_ns: int | None = None) -> None:
+        me = self._cur
+        if self._acc:
+            self.settle()
+        if me.irq or self._held or self._closed:
+            self._check_may_sleep(me)
+        if me.state == TASK_RUNNING:
+            self._yield(me)
+        elif deadline_ns is None:
+            self._sleep(me)
+        elif deadline_ns <= self._now:
+            me.state = TASK_RUNNING
+        else:
+            timer = self.call_at(deadline_ns, lambda: self._timed_out(me))
+            try:
+                self._sleep(me)
+            finally:
+                if timer.pending:
+                    timer.cancel()
+
+    def _timed_out(self, task: SimTask) -> None:
+        self.wake(task, ~TASK_DEAD)
+
+    def _sleep(self, me: SimTask) -> None:
+        me.asleep = True
+        me.switches += 1
+        slept = self._now
+        cpu = me.on_cpu
+        cpu.cur = None
+        if self._nqueued:
+            self._dispatch(cpu)
+        if me.outside:
+            self._pump(me, None)
+        else:
+            follower = self._pick()
+            if follower is not me:
+                follower.switch()
+        me.blocked_ns += self._now - slept - self._switch_ns
+        if me.error is not None:
+            self._raise(me)
+
+    def _yield(self, me: SimTask) -> None:
+        """Let the tasks that wait for this CPU run first, if there are any."""
+        cpu = me.on_cpu
+        if cpu.rq:
+            me.switches += 1
+            me.ready_ns = self._now
+            follower = cpu.rq.popleft()
+            cpu.rq.append(me)
+            self._start(cpu, follower, self._now)
+            self._switch_away(me)
+
+    def prepare(self, task: TaskStruct, state: int) -> None:
+        task.state = state
+
+    def wake(self, task: TaskStruct, states: int = TASK_NORMAL) -> int:
+        if not task.state & states:
+            return 0
+        task.state = TASK_RUNNING
+        sleeper: Any = task  # a SimTask; a cast would cost a call
+        if not sleeper.asleep:
+            return 1
+        sleeper.asleep = False
+        self._acc = acc = self._acc + self._wakeup_ns
+        sleeper.ready_ns = ready = self._now + acc
+        if self.hook is not None:
+            self.hook("sched_wakeup", (task.comm, task.pid))
+        cpu = sleeper.bound
+        if cpu is None:
+            cpu = sleeper.on_cpu
+            if cpu is None or cpu.cur is not None:
+                cpu = self._place(cpu)
+        if cpu.cur is None:
+            self._start(cpu, sleeper, ready)
+        else:
+            sleeper.on_cpu = cpu
+            cpu.rq.append(sleeper)
+            self._nqueued += 1
+        return 1
+
+    def _place(self, last: SimCpu | None) -> SimCpu:
+        """An idle CPU (the lowest), else the one with the fewest waiting tasks."""
+        best = self.cpus[0]
+        for cpu in self.cpus:
+            if cpu.cur is None:
+                return cpu
+            if len(cpu.rq) < len(best.rq):
+                best = cpu
+        return last if last is not None and len(last.rq) == len(best.rq) else best
+
+    # ---- spinning --------------------------------------------------------------------------------------
+
+    def _spin(self, waiters: list[SimTask], what: Any) -> None:
+        """Busy-wait, keeping the CPU, until `_unspin`."""
+        me = self._cur
+        local = self._now + self._acc
+        self._acc = 0
+        start = self._now
+        waiters.append(me)
+        me.waiting_on = what
+        try:
+            self._switch_away(me)
+        finally:
+            me.waiting_on = None
+        if me.irq:
+            self._acc = max(0, local - self._now)
+        else:
+            me.cpu_used_ns += self._now - start
+
+    def _unspin(self, task: SimTask) -> None:
+        self._push(self._now + self._acc, task)
+
+    def _holds_lock(self, task: SimTask | None) -> bool:
+        return task is not None and any(lock.owner is task for lock in self._held)
+
+    def _unmask(self) -> None:
+        """A lock was released: interrupts that its CPU held back may come now."""
+        when = self._now + self._acc
+        for cpu in self.cpus:
+            if cpu.masked and not self._holds_lock(cpu.cur):
+                for timer in cpu.masked:
+                    self._push(when, timer)
+                self._nmasked -= len(cpu.masked)
+                cpu.masked.clear()
+
+    # ---- interrupts ------------------------------------------------------------------------------------
+
+    def _interrupt(self, when: int, timer: SimTimer) -> SimTask | None:
+        """Serve one interrupt. Returns a task only if it needs a stack of its own and now has to run."""
+        cpu = timer.cpu
+        when = max(when, self._now)
+        if cpu.irq_until > when:
+            self._push(cpu.irq_until, timer)
+            return None
+        if self._held:
+            if cpu.irq_live is not None or self._holds_lock(cpu.cur):
+                cpu.masked.append(timer)
+                self._nmasked += 1
+                return None
+            self._now = when
+            return self._interrupt_fiber(timer)
+        self._now = when
+        timer.pending = False
+        self._cur = cpu.irq_task
+        self._serve_interrupt(timer, cpu, when, cpu.cur)
+        return None
+
+    def _serve_interrupt(self, timer: SimTimer, cpu: SimCpu, begin: int, victim: SimTask | None) -> None:
+        """Run the callback as the current context, then charge it to the CPU and to who was running there."""
+        self._acc = 0 if cpu.index == HARDWARE else self.costs.irq_ns
+        timer.running = True
+        if self.hook is not None and cpu.index != HARDWARE:
+            self.hook("irq_handler_entry", (cpu.index,))
+        try:
+            timer.fn()
+        except Exception as exc:
+            report_failure(exc, None, "timer function")
+        finally:
+            end = self._now + self._acc
+            self._acc = 0
+            timer.running = False
+            if cpu.index != HARDWARE:
+                # Devices act side by side; interrupts of one CPU follow one another.
+                cpu.irq_until = end
+            cpu.irq_ns += end - begin
+            cur = cpu.cur
+            if cur is not None and cur.steal_ns >= 0:
+                # A task that the interrupt itself woke here waits from its wake-up to the interrupt's end.
+                cur.steal_ns += end - (begin if cur is victim else cur.ready_ns)
+
+    def _interrupt_fiber(self, timer: SimTimer) -> SimTask:
+        """An interrupt that may have to spin, because somebody who is switched out holds a lock."""
+        cpu = timer.cpu
+        timer.pending = False
+        live = SimTask(f"irq/{cpu.index}", 0, self)
+        live.irq = True
+        live.on_cpu = cpu
+        self._set_greenlet(live, lambda *_: self._interrupt_main(live, timer))
+        cpu.irq_live = live
+        if cpu.cur is not None:
+            cpu.cur.steal_ns = -1
+        self._cur = live
+        return live
+
+    def _interrupt_main(self, live: SimTask, timer: SimTimer) -> None:
+        cpu = timer.cpu
+        try:
+            self._serve_interrupt(timer, cpu, self._now, None)
+        except self._exit_type:
+            return
+        except BaseException as exc:  # Ctrl-C: to whoever runs the simulation
+            self._root.error = exc
+        cpu.irq_live = None
+        if cpu.cur is not None and cpu.cur.steal_ns < 0:
+            cpu.cur.steal_ns = 0
+        for task in cpu.stalled:
+            self._push(max(cpu.irq_until, task.ready_ns), task)
+        cpu.stalled.clear()
+        for spinner in timer.spinners or ():
+            self._push(cpu.irq_until, spinner)
+        self._nmasked -= len(cpu.masked)
+        for masked in cpu.masked:
+            self._push(cpu.irq_until, masked)
+        cpu.masked.clear()
+        self._leave()
+
+    # ---- checks ----------------------------------------------------------------------------------------
+
+    def _check_may_sleep(self, me: SimTask) -> None:
+        if self._closed:
+            raise SimClosedError(f"{me.comm} sleeps in a simulation that is closed")
+        if me.irq:
+            raise AtomicSleepError(
+                "sleeping in interrupt context: a timer function must not block; "
+                "queue a work and block there"
+            )
+        if self._holds_lock(me):
+            names = ", ".join(repr(lock.name) for lock in self._held if lock.owner is me)
+            raise AtomicSleepError(
+                f"{me.comm} sleeps while it holds the spinlock {names}; release it first"
+            )
+
+    def _check_thread(self) -> None:
+        if get_ident() != self._ident:
+            self._foreign_thread()
+
+    def _foreign_thread(self) -> NoReturn:
+        raise SimThreadError(
+            f"OS thread {get_ident()} touches a simulation that belongs to thread {self._ident}; it "
+            "runs on the one thread that made it. Make one a thread, or use ThreadRuntime"
+        )
