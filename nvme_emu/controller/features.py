@@ -231,7 +231,6 @@ def set_features(ctrl: Controller, cmd: Command) -> int:
         _flush_before_write_through(ctrl, cmd.cdw11)
     for nsid in nsids:
         features.store((head.fid, nsid, selector), value, bool(head.sv))
-    ctrl.apply_features()
     if head.fid in (Fid.TEMPERATURE_THRESHOLD, Fid.ASYNC_EVENT_CONFIG):
         ctrl.logs.health.evaluate()
     return feature.result(value)
