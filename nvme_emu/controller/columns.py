@@ -51,7 +51,7 @@ _Rows = npt.NDArray[np.int64]
 class _Run(NamedTuple):
     """Commands that can be done at once: rows of the medium and rows of a region, of `nbytes` each."""
 
-    count: int
+    length: int
     nbytes: int
     is_read: bool
     namespace: Namespace
@@ -80,7 +80,7 @@ def run_columns(ctrl: Controller, sq: SubmissionQueue, count: int) -> int:
     except OSError:
         # Nothing was completed: the scalar gait does it again and finds which command it is.
         return 0
-    count = run.count
+    count = run.length
     _write_completions(sq, cq, run)
     sq.head = (sq.head + count) % sq.size
     cq.free -= count
@@ -133,9 +133,10 @@ def _find_run(ctrl: Controller, sq: SubmissionQueue, count: int) -> _Run | None:
     fits &= (places & np.uint64(nbytes - 1)) == 0
     first = ctrl.page_size - (prps & np.uint64(ctrl.page_size - 1))
     fits &= (first >= np.uint64(nbytes)) | (words[:, _PRP2_64] == prps + first)
+    # A buffer may lie over the rings of this very run: then each store has to come in its turn.
+    _exclude(fits, prps, nbytes, sq.cq.base, sq.cq.base + sq.cq.nbytes)
     if is_read:
-        for ring in (sq, sq.cq):
-            _exclude(fits, prps, nbytes, ring.base, ring.base + ring.nbytes)
+        _exclude(fits, prps, nbytes, sq.base, sq.base + sq.nbytes)
     if not fits.all():
         count = int(fits.argmin())
         if count < COLUMNS_MIN:
@@ -162,7 +163,7 @@ def _exclude(fits: npt.NDArray[np.bool_], prps: _Words, nbytes: int, start: int,
 
 def _move(ctrl: Controller, run: _Run) -> None:
     """Copy the data. Of two buffers or blocks that are the same the later command's stay, as one by one."""
-    media, nbytes, count = run.namespace.media, run.nbytes, run.count
+    media, nbytes, count = run.namespace.media, run.nbytes, run.length
     rows, host = run.media_rows, run.host_rows
     start = int(host[0])
     if int(host[-1]) - start == count - 1 and bool((host[1:] - host[:-1] == 1).all()):
@@ -189,7 +190,7 @@ def _move(ctrl: Controller, run: _Run) -> None:
 
 
 def _write_completions(sq: SubmissionQueue, cq: CompletionQueue, run: _Run) -> None:
-    count, tail = run.count, cq.tail
+    count, tail = run.length, cq.tail
     slots = np.frombuffer(cq.words, np.uint16, count * CQE_WORDS, tail * CQE_SIZE).reshape(count, CQE_WORDS)
     slots[:, :_SQHD16] = 0
     slots[:, _SQHD16] = np.arange(sq.head + 1, sq.head + count + 1)

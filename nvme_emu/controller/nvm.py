@@ -155,7 +155,7 @@ def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.INVALID_FIELD, location=_NSZ)
     offset, nbytes = _extent(cmd, namespace, ctrl.config.wzsl_bytes)
     fua = bool(cmd.cdw12 & RW_FUA) or ctrl.write_through
-    ctrl.delay(cmd, Op.DISCARD if cmd.cdw12 & WZ_DEAC else Op.ZERO, offset, nbytes, fua)
+    ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes, fua)
     try:
         if cmd.cdw12 & WZ_DEAC:
             namespace.media.discard(offset, nbytes)

@@ -259,8 +259,10 @@ class Rings:
         if self._memory.generation == self._generation:
             return None
         try:
-            for queue in (*self.cqs.values(), *self.sqs.values()):
-                queue.attach(self._memory)
+            for cq in self.cqs.values():
+                cq.attach(self._memory)
+            for sq in self.sqs.values():
+                sq.attach(self._memory)
         except DmaError as error:
             return f"the memory of a queue was removed: {error}"
         self._generation = self._memory.generation
