@@ -42,8 +42,8 @@ class MachineConfig:
     ``size`` bytes, or text such as "256M"; None takes an existing image as large as it is. ``image`` a path;
     without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
     "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
-    ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size`` equally. ``driver_class`` is who drives the device: a
-    subclass of NvmeDriver, to test or compare one's own.
+    ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
+    equally. ``driver_class`` is who drives the device: a subclass of NvmeDriver, to test or compare one's own.
     """
 
     size: int | str | None = None
@@ -137,7 +137,9 @@ class Machine:
         entered = kworker.current_runtime()
         if config.clock == "wall":
             if entered.virtual:
-                raise ValueError("clock='wall' inside a simulation: say clock='virtual', or leave the SimRuntime")
+                raise ValueError(
+                    "clock='wall' inside a simulation: say clock='virtual', or leave the SimRuntime"
+                )
             return entered
         if entered.virtual:
             # The caller's own simulation: its seed, its CPUs, and it is the caller's to close.

@@ -80,7 +80,7 @@ class NvmeSq(NamedTuple):
     ts_ns: int
     qid: int
     tail: int
-    count: int
+    commands: int
 
 
 class NvmeCompleteRq(NamedTuple):

@@ -80,7 +80,7 @@ class AdminQueue:
             join64(cdw10, cdw11),
             0,
             cdw12,
-            None if array is None else memoryview(array).cast("B"),
+            None if array is None else memoryview(array.data).cast("B"),
             data is not None,
             array,
         )

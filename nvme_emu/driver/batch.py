@@ -49,7 +49,14 @@ class BatchRequest(Request):
     __slots__ = ("_failed", "_lists", "columns", "issued", "left", "prp1", "prp2", "slbas", "width")
 
     def __init__(
-        self, opcode: int, nsid: int, slbas: np.ndarray, nlb: int, width: int, data: memoryview, to_device: bool
+        self,
+        opcode: int,
+        nsid: int,
+        slbas: np.ndarray,
+        nlb: int,
+        width: int,
+        data: memoryview,
+        to_device: bool,
     ) -> None:
         super().__init__(opcode, nsid, 0, nlb, nlb - 1, data, to_device)
         self.batch = True

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
 
 import kworker
 from nvme_emu.core.errors import NvmeError
@@ -70,7 +69,7 @@ class DriverConfig:
     depth: int = 1024
     instance: int = 1
     poison: bool = False
-    host: HostModel = HostModel()
+    host: HostModel = field(default_factory=HostModel)
 
     def __post_init__(self) -> None:
         if self.mode not in ("sync", "async"):
@@ -158,7 +157,9 @@ class NvmeDriver:
         self._cap = cap
         if cap.mpsmin:
             size = PAGE_SIZE << cap.mpsmin
-            raise NvmeError(errno.ENODEV, f"CAP.MPSMIN wants pages of {size} bytes, the driver has {PAGE_SIZE}")
+            raise NvmeError(
+                errno.ENODEV, f"CAP.MPSMIN wants pages of {size} bytes, the driver has {PAGE_SIZE}"
+            )
         self._disable()
         self._admin = AdminQueue(self._context, self._timed_out, self._event, self._stray)
         pair = self._admin.pair
@@ -288,7 +289,10 @@ class NvmeDriver:
             event = ASYNC_EVENT_DW0.unpack(dw0)
             if event.lid:
                 self.admin.get_log_page(event.lid, 512 if event.lid != 4 else 4096)
-            if event.aet == AsyncEventType.NOTICE and event.aei == AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED:
+            if (
+                event.aet == AsyncEventType.NOTICE
+                and event.aei == AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED
+            ):
                 self.namespaces.clear()
                 self.rescan()
             if self.on_aen is not None:
@@ -372,5 +376,3 @@ class NvmeDriver:
         if self._wq is not None and self._wq.task is not current:
             kworker.kthread_destroy_worker(self._wq)
         self._wq = None
-
-

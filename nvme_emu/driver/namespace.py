@@ -180,7 +180,9 @@ class Namespace:
         """``slbas`` as an array of integers, all of them in the namespace."""
         starts = np.asarray(slbas)
         if starts.ndim != 1 or (len(starts) and starts.dtype.kind not in "iu"):
-            raise ValueError(f"slbas is {starts.dtype} of shape {starts.shape}: a flat array of integers is needed")
+            raise ValueError(
+                f"slbas is {starts.dtype} of shape {starts.shape}: a flat array of integers is needed"
+            )
         if len(starts):
             self._check_range(int(starts.min()), nlb)
             self._check_range(int(starts.max()), nlb)
@@ -217,7 +219,9 @@ class Namespace:
         view = _bytes_view(data)
         nlb, rest = divmod(len(view), self.lba_size)
         if rest or not nlb:
-            raise ValueError(f"{len(view)} bytes of data: a whole number of {self.lba_size}-byte blocks is needed")
+            raise ValueError(
+                f"{len(view)} bytes of data: a whole number of {self.lba_size}-byte blocks is needed"
+            )
         return view, nlb
 
     def _parts(

@@ -255,5 +255,5 @@ def report_unraisable(error: BaseException, where: str) -> None:
             exc_traceback=error.__traceback__,
             err_msg=f"Exception ignored in {where}",
             object=None,
-        )  # type: ignore[arg-type]
+        )
     )

@@ -117,9 +117,7 @@ class SubmitPath(ABC):
     def _trace_queue(self, rq: Request) -> None:
         emit = self._trace.emit
         if emit is not None:
-            emit(
-                NvmeQueueRq(self.runtime.now_ns, rq.serial, rq.opcode, rq.slba, rq.nlb, self._task_name())
-            )
+            emit(NvmeQueueRq(self.runtime.now_ns, rq.serial, rq.opcode, rq.slba, rq.nlb, self._task_name()))
 
 
 class SyncPath(SubmitPath):
@@ -377,7 +375,8 @@ class PerRequestPath(_WorkerPath):
     def interrupt(self) -> None:
         kworker.kthread_queue_work(self.worker, self._reap_work)
 
-    def _start(self, work: RequestWork) -> None:
+    def _start(self, work: KthreadWork) -> None:
+        assert isinstance(work, RequestWork)
         # Behind others that wait for a tag, so that requests keep their order.
         self.requests.append(work.rq)
         self._issue()

@@ -182,13 +182,13 @@ def test_stack_behaves_like_a_dict_in_any_interleaving(setup: Setup) -> None:
         poison=True,
     ) as ssd:
         callers = [
-            Caller(ssd.namespaces[1], index, setup.seed, ssd.runtime)
-            for index in range(setup.callers)
+            Caller(ssd.namespaces[1], index, setup.seed, ssd.runtime) for index in range(setup.callers)
         ]
 
         def main() -> None:
             tasks = [
-                kworker.kthread_run(caller.run, None, "caller%d", index) for index, caller in enumerate(callers)
+                kworker.kthread_run(caller.run, None, "caller%d", index)
+                for index, caller in enumerate(callers)
             ]
             for caller, task in zip(callers, tasks, strict=True):
                 caller.finished.wait()

@@ -59,7 +59,15 @@ def rooms_imported(path: Path) -> set[str]:
 
 def test_sources_are_found() -> None:
     assert len(SOURCES) > 40
-    assert {room_of(p) for p in SOURCES} >= {"kworker", "spec", "core", "media", "controller", "driver", "cli"}
+    assert {room_of(p) for p in SOURCES} >= {
+        "kworker",
+        "spec",
+        "core",
+        "media",
+        "controller",
+        "driver",
+        "cli",
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -42,7 +42,8 @@ def test_built_prps_resolve_to_the_same_bytes(offset: int, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entries", "pages"), [(0, 0), (1, 0), (2, 1), (512, 1), (513, 2), (1023, 2), (1024, 3), (1534, 3), (1535, 4)]
+    ("entries", "pages"),
+    [(0, 0), (1, 0), (2, 1), (512, 1), (513, 2), (1023, 2), (1024, 3), (1534, 3), (1535, 4)],
 )
 def test_list_pages_needed_counts_the_chain_slots(entries: int, pages: int) -> None:
     assert list_pages_needed(entries, PAGE) == pages
