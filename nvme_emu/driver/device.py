@@ -228,6 +228,8 @@ class NvmeDriver:
             kworker.kthread_run(kworker.kthread_worker_fn, worker, "nvme%d", config.instance)
         else:
             kworker.kthread_run(kworker.kthread_worker_fn, worker, "nvme%dq%d", config.instance, pair.qid)
+        # The worker knows its task once the thread has begun; from here on it has.
+        kworker.kthread_flush_worker(worker)
         self.workers.append(worker)
         path = PumpPath if config.worker == "pump" else PerRequestPath
         return path(pair, context, self._timed_out, worker)
