@@ -22,6 +22,7 @@ from nvme_emu.spec.status import STATUS_CODE_MASK
 
 BROADCAST = 0xFFFF_FFFF
 GUARD = b"\xa5"
+DATA_PAGES = 16
 
 
 class Slow:
@@ -44,7 +45,7 @@ class AdminHost(RawHost):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.enable()
-        self.data = self.pages(16)
+        self.data = self.pages(DATA_PAGES)
         self.lists = self.pages(1)
 
     def prps(self, nbytes: int) -> dict[str, int]:
@@ -53,7 +54,7 @@ class AdminHost(RawHost):
             return {"prp1": self.data, "prp2": 0}
         if nbytes <= 2 * PAGE:
             return {"prp1": self.data, "prp2": self.data + PAGE}
-        for number in range(1, -(-nbytes // PAGE)):
+        for number in range(1, min(-(-nbytes // PAGE), DATA_PAGES)):
             entry = (self.data + number * PAGE).to_bytes(8, "little")
             self.memory.write(self.lists + 8 * (number - 1), entry)
         return {"prp1": self.data, "prp2": self.lists}
@@ -91,7 +92,7 @@ class AdminHost(RawHost):
         **more: int,
     ) -> Completion:
         """Get Log Page into the data buffer, which is full of guard bytes before."""
-        self.memory.write(self.data, GUARD * 16 * PAGE)
+        self.memory.write(self.data, GUARD * DATA_PAGES * PAGE)
         asked = get_log_page_dwords(lid, nbytes, rae=rae, **more)
         return self.do(
             AdminOpcode.GET_LOG_PAGE,
