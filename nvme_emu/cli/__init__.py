@@ -20,6 +20,7 @@ __all__ = ["LazyGroup", "cli", "main"]
 # One line a command: module, the click command in it, what `nvme-emu --help` says. The help stands here
 # so that listing the commands imports none of them (numpy alone takes a tenth of a second).
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "compare": ("nvme_emu.cli.compare", "compare", "Compare sync with async transfer, with a verdict."),
     "run": ("nvme_emu.cli.run", "run", "Run a fio job file on an emulated SSD."),
 }
 

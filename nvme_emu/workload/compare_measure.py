@@ -1,0 +1,197 @@
+"""Measuring one row: a machine of its own, the engine's loops on it, and the books of CPU time and stages."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import kworker
+from nvme_emu.driver import NvmeDriver
+from nvme_emu.machine import Machine, MachineConfig
+from nvme_emu.observe.stages import StageSums
+from nvme_emu.workload.compare_rows import LBA_SIZE, CompareConfig, Row, RowSpec
+from nvme_emu.workload.histogram import Histogram
+from nvme_emu.workload.pattern import Extent, PatternSpec
+from nvme_emu.workload.plan import JobPlan
+from nvme_emu.workload.rng import mix64
+from nvme_emu.workload.runner import Jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nvme_emu.workload.engine import Job
+
+__all__ = ["RowError", "Sink", "measure_row"]
+
+Sink = Callable[[Any], None]
+PAGE = 4096
+QUEUE_DEPTH = 1024
+
+
+class RowError(RuntimeError):
+    """An I/O of a row failed, so that the row says nothing; names the row and the failure."""
+
+
+def measure_row(
+    config: CompareConfig,
+    spec: RowSpec,
+    *,
+    ios: int | None = None,
+    costs: kworker.SimCosts | None = None,
+    driver_class: type[NvmeDriver] = NvmeDriver,
+    sink: Sink | None = None,
+) -> Row:
+    """Measure one row; on the virtual clock a pure function of its arguments.
+
+    ``ios`` and ``costs`` replace the configuration's (the search for a flip varies them); ``sink`` gets the
+    events of the row's I/O. RowError if an I/O fails, what :class:`Machine` raises if it cannot be made.
+    """
+    machine = Machine(
+        MachineConfig(
+            size=config.size,
+            profile=spec.profile,
+            mode=spec.mode,
+            worker=spec.worker or "pump",
+            clock=config.clock,
+            seed=config.seed,
+            depth=QUEUE_DEPTH,
+            # Linux gives each CPU a queue pair, so sync callers do not share one before CPUs run out.
+            queues=min(spec.callers, config.cpus),
+            cpus=config.cpus,
+            host=config.host,
+            costs=config.costs if costs is None else costs,
+            driver_class=driver_class,
+        )
+    )
+    with machine:
+        plans = _job_plans(config, spec, machine.namespaces[1].nlb, ios or config.row_ios)
+        jobs = Jobs(machine, plans)
+        sums = StageSums(threads=not config.virtual)
+        books = _Books(machine, jobs.jobs)
+        for listener in (sums, sink):
+            if listener is not None:
+                machine.trace.add_sink(listener)
+        try:
+            results = jobs.run()
+        finally:
+            for listener in (sums, sink):
+                if listener is not None:
+                    machine.trace.remove_sink(listener)
+        cpu_ns, switches = books.since()
+        failure = next((result.failure for result in results if result.failure), "")
+        if failure:
+            raise RowError(f"{spec.profile.name}, {spec.label}, depth {spec.iodepth}: {failure}")
+        return _row(config, spec, jobs.jobs, sums, cpu_ns, switches)
+
+
+def _job_plans(config: CompareConfig, spec: RowSpec, blocks: int, ios: int) -> list[JobPlan]:
+    """One job a caller. The same seed on every row: all see the same addresses in the same order."""
+    nlb = spec.bs // LBA_SIZE
+    direction = {"r": "read", "w": "write"}[spec.rw.removeprefix("rand")[0]]
+    if spec.rw in ("rw", "randrw"):
+        direction = "rw"
+    is_random = spec.rw.startswith("rand")
+    plans = []
+    for caller in range(spec.callers):
+        # Sequential callers have a stretch each, as fio's jobs have a file each.
+        share = blocks if is_random else blocks // spec.callers // nlb * nlb
+        start = 0 if is_random else caller * share
+        if share < nlb:
+            raise RowError(
+                f"{spec.callers} callers do not fit into {blocks} blocks with {spec.bs} bytes each"
+            )
+        plans.append(
+            JobPlan(
+                name=f"caller{caller}" if spec.callers > 1 else "caller",
+                mode=spec.mode,
+                iodepth=spec.iodepth if spec.mode == "async" else 1,
+                number_ios=max(1, ios // spec.callers),
+                lba_size=LBA_SIZE,
+                rw=spec.rw,
+                cpu_ns_per_io=config.caller_ns,
+                zero_buffers=True,
+                pattern=PatternSpec(
+                    direction=direction,
+                    random=is_random,
+                    random_map=False,
+                    extents=(Extent(slba=start, nlb=share),),
+                    nlb=((nlb, nlb),) * 3,
+                    seed=mix64(config.seed + caller),
+                ),
+            )
+        )
+    return plans
+
+
+class _Books:
+    """CPU time and context switches of callers, workers and interrupts, from now until :meth:`since`."""
+
+    def __init__(self, machine: Machine, jobs: Sequence[Job]) -> None:
+        self._machine = machine
+        self._jobs = jobs
+        self._before = self._read(with_jobs=False)
+
+    def since(self) -> tuple[int, int]:
+        """ns of CPU time, and context switches."""
+        now = self._read(with_jobs=True)
+        return now[0] - self._before[0], now[1] - self._before[1]
+
+    def _read(self, *, with_jobs: bool) -> tuple[int, int]:
+        runtime = self._machine.runtime
+        if not isinstance(runtime, kworker.SimRuntime):
+            # On threads the timer thread and all helpers belong to it: the process as a whole.
+            usage = resource.getrusage(resource.RUSAGE_SELF)
+            return time.process_time_ns(), usage.ru_nvcsw + usage.ru_nivcsw
+        tasks = [worker.task for worker in self._machine.workers if worker.task is not None]
+        if with_jobs:
+            # The callers did not exist before, so all that they have is of this row.
+            tasks += [job.task for job in self._jobs if job.task is not None]
+        cpu_ns = sum(task.cpu_ns for task in tasks) + sum(cpu.irq_ns for cpu in runtime.cpus)
+        return cpu_ns, sum(task.nvcsw + task.nivcsw for task in tasks)
+
+
+def _row(
+    config: CompareConfig, spec: RowSpec, jobs: Sequence[Job], sums: StageSums, cpu_ns: int, switches: int
+) -> Row:
+    lat, slat = Histogram(), Histogram()
+    blocked_ns = run_ns = elapsed_ns = 0
+    for job in jobs:
+        stats = job.stats
+        for direction in stats.directions:
+            lat.merge(direction.lat)
+            slat.merge(direction.slat)
+        blocked_ns += stats.blocked_ns
+        run_ns += stats.runtime_ns
+        elapsed_ns = max(elapsed_ns, stats.runtime_ns)
+    ios = lat.n
+    host = config.host
+    stages = sums.means(
+        latency_ns=lat.mean,
+        handover_ns=host.enqueue_ns if config.virtual and spec.mode == "async" else 0,
+        build_ns=host.submit_ns + host.map_page_ns * (spec.bs // PAGE) if config.virtual else 0,
+        has_list=spec.mode == "async",
+    )
+    # A percentile is the middle of its bin, which may lie above the largest value in it.
+    p50, p99, p99_9 = (min(value, lat.max) for value in lat.percentiles((50.0, 99.0, 99.9)))
+    return Row(
+        profile=spec.profile.name,
+        mode=spec.mode,
+        worker=spec.worker,
+        iodepth=spec.iodepth,
+        callers=spec.callers,
+        bs=spec.bs,
+        rw=spec.rw,
+        ios=ios,
+        iops=round(ios * 1e9 / elapsed_ns, 1) if elapsed_ns else 0.0,
+        bw_bytes=ios * spec.bs * 1_000_000_000 // elapsed_ns if elapsed_ns else 0,
+        lat_ns={"mean": round(lat.mean, 1), "p50": p50, "p99": p99, "p99_9": p99_9, "max": lat.max},
+        call_ns=round((slat if spec.mode == "async" else lat).mean, 1),
+        caller_blocked=round(min(1.0, blocked_ns / run_ns), 4) if run_ns else 0.0,
+        cpu_ns_per_io=round(cpu_ns / ios, 1),
+        context_switches=round(switches / ios, 3),
+        doorbells=round(sums.doorbells / ios, 3),
+        interrupts=round(sums.interrupts / ios, 3),
+        stages_ns={name: round(value, 1) + 0.0 for name, value in stages.items()},
+    )
