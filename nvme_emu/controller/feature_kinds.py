@@ -260,11 +260,10 @@ class _Timestamp(DataFeature):
         return timestamp - _now_ms(ctrl)
 
     def data(self, ctrl: Controller, value: int | None) -> bytes:
-        set_by_host = value is not None
-        since_ms = ctrl.features.reset_ms if value is None else -value
+        since_reset = ctrl.features.since_reset_ms(ctrl.now_ns)
         return TIMESTAMP.build(
-            timestamp=(_now_ms(ctrl) - since_ms) % _TIMESTAMP_MODULUS,
-            attributes=TIMESTAMP_ATTRIBUTES.pack(torg=int(set_by_host)),
+            timestamp=(since_reset if value is None else value + _now_ms(ctrl)) % _TIMESTAMP_MODULUS,
+            attributes=TIMESTAMP_ATTRIBUTES.pack(torg=int(value is not None)),
         )
 
     def default_data(self) -> bytes:

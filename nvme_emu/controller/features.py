@@ -81,12 +81,12 @@ class Features:
         self._config = config
         self._saved = saved
         self._current: dict[FeatureKey, int] = {}
-        self.reset_ms = 0
+        self._reset_ms: int | None = None
 
     def reset(self, now_ns: int = 0) -> None:
         """Controller Level Reset at ``now_ns``: saved values, or defaults, become current."""
         self._current.clear()
-        self.reset_ms = now_ns // NS_PER_MS
+        self._reset_ms = now_ns // NS_PER_MS
 
     def offered(self, fid: int) -> Feature | None:
         """The feature, None if this controller does not have it."""
@@ -121,6 +121,16 @@ class Features:
         self._current[key] = value
         if save and self._saved is not None:
             self._saved[key] = value
+
+    def since_reset_ms(self, now_ns: int) -> int:
+        """Milliseconds since the last reset; before the first one, since somebody first asked.
+
+        The clock may have started at any value, so that a new controller cannot know when it was made.
+        """
+        now_ms = now_ns // NS_PER_MS
+        if self._reset_ms is None:
+            self._reset_ms = now_ms
+        return now_ms - self._reset_ms
 
     # -- what the rest of the controller asks ---------------------------------------------------------------
 

@@ -157,6 +157,7 @@ class Health:
                 self._ctrl.events.post(AsyncEventType.SMART, info, Lid.SMART_HEALTH)
 
     def reset(self) -> None:
-        """Controller Level Reset: how the device is stays, what was raised is forgotten."""
+        """Controller Level Reset: how the device is stays, and is told again where 0Bh was saved."""
         self.tick()
         self._raised = 0
+        self.evaluate()

@@ -351,6 +351,15 @@ def test_timestamp_counts_from_the_reset_until_the_host_sets_it() -> None:
     assert timestamp(one) == (250, 0)
 
 
+def test_timestamp_of_a_new_controller_does_not_show_the_clocks_own_start() -> None:
+    one = host()
+    one.step(10**9 * NS_PER_MS)
+
+    assert timestamp(one) == (0, 0)
+    one.step(one.now_ns + 7 * NS_PER_MS)
+    assert timestamp(one) == (7, 0)
+
+
 def test_timestamp_wraps_at_48_bits() -> None:
     one = host()
     set_timestamp(one, (1 << 48) - 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nvme_emu.controller.admin import ADMIN_HANDLERS
 from nvme_emu.controller.config import ControllerConfig
-from nvme_emu.controller.features import FEATURES
+from nvme_emu.controller.features import FEATURES, Features
 from nvme_emu.controller.logs import LOG_PAGES
 from nvme_emu.controller.nvm import NVM_HANDLERS
 from nvme_emu.media.ram import RamMedia
@@ -483,6 +483,21 @@ def test_other_warnings_have_their_own_information() -> None:
     assert events(one) == [UNRELIABLE]
     found = CRITICAL_WARNING.unpack(smart(one).critical_warning)
     assert (found.ascbt, found.ndr, found.ttc) == (1, 1, 0)
+
+
+def test_warning_that_lasts_is_told_again_after_a_reset_where_the_configuration_is_saved() -> None:
+    one = host()
+    one.ctrl.features = Features(one.config, {})
+    assert one.set_feature(Fid.ASYNC_EVENT_CONFIG, CRITICAL_WARNING.pack(ttc=1), sv=1).status == 0
+    one.park_aer()
+    one.ctrl.temperature_k = 350
+    assert events(one) == [TOO_HOT]
+
+    one.write(Reg.CC, 0)
+    one.step()
+    one.enable()
+
+    assert [c.dw0 for c in one.park_aer()] == [TOO_HOT]
 
 
 def test_wear_is_reported() -> None:
