@@ -287,7 +287,7 @@ def _report(
         version=__version__,
         timestamp_ms=timestamp_ms,
         time_text=time.strftime("%a %b %d %H:%M:%S %Y", time.gmtime(timestamp_ms // 1000)),
-        elapsed_s=-(-elapsed_ns // 1_000_000_000),
+        elapsed_ms=elapsed_ns // 1_000_000,
         global_texts=plan.global_texts,
         extra={
             "clock": options.clock,

@@ -10,6 +10,7 @@ from nvme_emu.workload.fio_json import (
     Report,
     ReportedJob,
     depth_shares,
+    disk_util,
     fio_version,
     group_totals,
     latency_shares,
@@ -72,6 +73,14 @@ def report_lines(report: Report) -> list[str]:
         lines += _job_lines(report, job)
     for group in sorted({job.plan.group for job in report.jobs}):
         lines += _group_lines(report, group)
+    lines += ["", "Disk stats (read/write):"]
+    for disk in disk_util(report):
+        lines.append(
+            f"  {disk['name']}: ios={disk['read_ios']}/{disk['write_ios']}, "
+            f"merge={disk['read_merges']}/{disk['write_merges']}, "
+            f"ticks={disk['read_ticks']}/{disk['write_ticks']}, in_queue={disk['in_queue']}, "
+            f"util={disk['util']:3.2f}%"
+        )
     return lines
 
 

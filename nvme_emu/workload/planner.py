@@ -31,6 +31,8 @@ __all__ = ["DEFAULT_SIZE", "make_plan"]
 DEFAULT_SIZE = 256 << 20
 ALIGN = 1 << 20
 _DEVICE = re.compile(r"(?:^|/)nvme\d+n(\d+)$")
+BUFFERS_MAX = 4 << 30
+"""Bytes of buffers of one job, so that a mistyped iodepth is an error and not a machine out of memory."""
 NAMESPACE_MAX = 1 << 50
 
 
@@ -226,6 +228,12 @@ class _Planner:
                     f"{place}: iodepth={iodepth}: ioengine={engine} waits for each I/O, so the depth is 1"
                 )
             iodepth = 1
+        buffers = iodepth * max(high for _, high in blocks)
+        if buffers > BUFFERS_MAX:
+            raise _Problem(
+                f"{section.place_of('iodepth')}: iodepth={iodepth} blocks of {max(high for _, high in blocks)} bytes "
+                f"need {buffers >> 20} MiB of buffers; the limit is {BUFFERS_MAX >> 20}"
+            )
         seed = self._seed(section, len(plans))
         direction = section.get("rw").removeprefix("rand") or "rw"
         pattern = PatternSpec(

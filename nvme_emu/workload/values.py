@@ -121,19 +121,20 @@ def time_ns(default_unit: str) -> Callable[[str, Units], int]:
 
     def parse(text: str, units: Units) -> int:
         if text.strip().startswith("("):
-            # fio: inside an expression the unit of time is the microsecond.
-            return evaluate(text, time_ns_leaf)
+            # fio: inside an expression the unit of time is the microsecond, for numbers and the result.
+            return evaluate(text, microseconds) * 1_000
         number, unit = _split_number(text)
         factor = _TIME_NS.get(unit or default_unit)
         if factor is None:
             raise ValueError(f"'{text}' has the unknown unit of time '{unit}'; known are us, ms, s, m, h, d")
         return int(number * factor)
 
-    def time_ns_leaf(leaf: str) -> int:
+    def microseconds(leaf: str) -> int:
         number, unit = _split_number(leaf)
-        if unit and unit not in _TIME_NS:
+        factor = _TIME_NS.get(unit or "us")
+        if factor is None:
             raise ValueError(f"'{leaf}' has the unknown unit of time '{unit}'; known are us, ms, s, m, h, d")
-        return int(number * _TIME_NS.get(unit or "us", 0))
+        return int(number * factor) // 1_000
 
     return parse
 
