@@ -451,9 +451,11 @@ def test_write_cache_that_cannot_be_flushed_stays_on() -> None:
 
 def test_error_recovery_is_kept_for_each_namespace() -> None:
     one = host()
-    one.set_feature(Fid.ERROR_RECOVERY, 5, nsid=BROADCAST)
-    one.set_feature(Fid.ERROR_RECOVERY, 9, nsid=2)
 
+    one.set_feature(Fid.ERROR_RECOVERY, 5, nsid=BROADCAST)
+    assert [one.get_feature(Fid.ERROR_RECOVERY, nsid=nsid).dw0 for nsid in (1, 2)] == [5, 5]
+
+    one.set_feature(Fid.ERROR_RECOVERY, 9, nsid=2)
     assert [one.get_feature(Fid.ERROR_RECOVERY, nsid=nsid).dw0 for nsid in (1, 2)] == [5, 9]
 
 
