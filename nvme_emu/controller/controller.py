@@ -16,7 +16,6 @@ that the device is done. Commands in flight are *timed* (they have a completion 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from nvme_emu.controller.counters import Counters
 from nvme_emu.controller.dispatch import run_turn
 from nvme_emu.controller.events import AsyncEvents
 from nvme_emu.controller.features import Features
+from nvme_emu.controller.inflight import InFlight
 from nvme_emu.controller.logs import ErrorLog, Logs
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.pcie.arbitration import RoundRobin
@@ -97,7 +97,8 @@ class Controller:
 
         self.now_ns = 0
         self.counters = Counters()
-        self.outstanding: dict[tuple[int, int], Command] = {}
+        self.inflight = InFlight(self.counters)
+        self.outstanding = self.inflight.commands
         self.registers = RegisterFile(config)
         self.interrupts = Interrupts(config.vectors, self.trace, lambda: self.now_ns)
         self.arbiter = RoundRobin()
@@ -115,12 +116,6 @@ class Controller:
         self.bounce = np.empty(BOUNCE_BYTES, np.uint8)
         """Where the column gait puts scattered data on its way."""
         self._stride_shift = config.doorbell_stride.bit_length() - 1
-        # Timed commands: (done_ns, sequence, command, status field, dw0). Entries of commands that were ended
-        # otherwise stay until they come up; `_timed` counts the live ones.
-        self._due: list[tuple[int, int, Command, int, int]] = []
-        self._sequence = 0
-        self._timed = 0
-        self._busy_since_ns = 0
         # What the state is waiting for: a time span that the next step starts, then a point in time.
         self._state_delay_ns: int | None = None
         self._state_deadline_ns: int | None = None
@@ -206,9 +201,10 @@ class Controller:
             self.now_ns = now_ns
             if self._state_delay_ns is not None or self._state_deadline_ns is not None:
                 self._state_timer()
-            if self._due and self._due[0][0] <= now_ns:
+            due = self.inflight.due
+            if due and due[0].done_ns <= now_ns:
                 self._end_due()
-            if self.running and self.arbiter.line:
+            if self.arbiter.line and self.running:
                 self._fetch()
         except Exception as error:
             self._broken(error)
@@ -218,14 +214,13 @@ class Controller:
 
         A time that is not in the future means: at once.
         """
-        if (self.running and self.arbiter.line) or self._state_delay_ns is not None:
+        if (self.arbiter.line and self.running) or self._state_delay_ns is not None:
             return self.now_ns
-        due = self._due
-        while due and not self._is_live(due[0][2]):
-            heapq.heappop(due)
         deadline = self._state_deadline_ns
-        if due and self.state in _POSTING and (deadline is None or due[0][0] < deadline):
-            return due[0][0]
+        if self.inflight.due and self.state in _POSTING:
+            due_ns = self.inflight.next_ns()
+            if due_ns is not None and (deadline is None or due_ns < deadline):
+                return due_ns
         return deadline
 
     def take_irqs(self) -> tuple[int, ...]:
@@ -261,9 +256,9 @@ class Controller:
 
         `status` is the 15-bit status field. The completion of a parked command waits if the queue is full.
         """
-        if not self._is_live(cmd):
+        if not self.inflight.is_live(cmd):
             return
-        self._forget(cmd)
+        self.inflight.remove(cmd, self.now_ns)
         cq = cmd.sq.cq
         if not cmd.done_ns:
             if not cq.free:
@@ -283,20 +278,11 @@ class Controller:
 
     def defer(self, cmd: Command, done_ns: int, status: int = 0, dw0: int = 0) -> None:
         """Keep a command, and the slot taken for it, until `done_ns`."""
-        cmd.done_ns = done_ns
-        self.outstanding[cmd.key] = cmd
-        cmd.sq.inflight += 1
-        if not self._timed:
-            self._busy_since_ns = self.now_ns
-        self._timed += 1
-        self._sequence += 1
-        heapq.heappush(self._due, (done_ns, self._sequence, cmd, status, dw0))
+        self.inflight.add_timed(cmd, done_ns, self.now_ns, status, dw0)
 
     def park(self, cmd: Command) -> None:
         """Keep a command whose handler will end it, and give its slot back meanwhile."""
-        cmd.done_ns = 0
-        self.outstanding[cmd.key] = cmd
-        cmd.sq.inflight += 1
+        self.inflight.add_parked(cmd)
         cq = cmd.sq.cq
         cq.free += 1
         if cq.blocked:
@@ -318,33 +304,19 @@ class Controller:
         """Something from which only a reset helps: CSTS.CFS (Base 2.1, 9.5)."""
         self._input(Input.FATAL, why)
 
-    # -- commands in flight ---------------------------------------------------------------------------------
-
-    def _is_live(self, cmd: Command) -> bool:
-        return self.outstanding.get(cmd.key) is cmd
-
-    def _forget(self, cmd: Command) -> None:
-        del self.outstanding[cmd.key]
-        cmd.sq.inflight -= 1
-        if cmd.done_ns:
-            self._timed -= 1
-            if not self._timed:
-                self.counters.busy_ns += self.now_ns - self._busy_since_ns
+    # -- completions ----------------------------------------------------------------------------------------
 
     def _end_due(self) -> None:
-        due, now_ns = self._due, self.now_ns
-        while due and due[0][0] <= now_ns and self.state in _POSTING:
-            _, _, cmd, status, dw0 = heapq.heappop(due)
-            if self._is_live(cmd):
-                self._forget(cmd)
-                self._post(cmd.sq, cmd.cid, status, dw0)
+        while self.state in _POSTING:
+            timed = self.inflight.pop_due(self.now_ns)
+            if timed is None:
+                return
+            self._post(timed.cmd.sq, timed.cmd.cid, timed.status, timed.dw0)
 
     def _post(self, sq: SubmissionQueue, cid: int, status: int, dw0: int) -> None:
         """Write a completion into the slot that was taken for it."""
         cq = sq.cq
-        lost = self.rings.lost()
-        if lost is not None:
-            self.fail(lost)
+        self._rings_are_there()
         if self.state not in _POSTING:
             self.counters.dropped += 1
             return
@@ -356,6 +328,15 @@ class Controller:
         if cq.ien:
             self.interrupts.raise_vector(cq.vector)
 
+    def _rings_are_there(self) -> bool:
+        """False, and CSTS.CFS, when the host has taken the memory of a queue away."""
+        if self.rings.generation == self.memory.generation:
+            return True
+        lost = self.rings.lost()
+        if lost is not None:
+            self.fail(lost)
+        return lost is None
+
     def _queue_deleted(self, sq: SubmissionQueue) -> None:
         """Nothing of a deleted queue is served any more. Delete I/O SQ has ended what was in flight."""
         self.arbiter.remove(sq)
@@ -363,19 +344,12 @@ class Controller:
     def _drop_commands(self) -> None:
         """A reset: what is in flight ends without a completion, and is counted."""
         waiting = sum(len(cq.backlog) for cq in self.rings.cqs.values())
-        self.counters.dropped += len(self.outstanding) + waiting
-        if self._timed:
-            self.counters.busy_ns += self.now_ns - self._busy_since_ns
-        self._timed = 0
-        self._due.clear()
-        self.outstanding.clear()
+        self.counters.dropped += waiting + self.inflight.clear(self.now_ns)
 
     # -- fetching -------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
-        lost = self.rings.lost()
-        if lost is not None:
-            self.fail(lost)
+        if not self._rings_are_there():
             return
         arbiter = self.arbiter
         budget = self.config.step_commands_max

@@ -57,21 +57,23 @@ def run_turn(ctrl: Controller, sq: SubmissionQueue, budget: int) -> int:
     """
     cq = sq.cq
     done = 0
-    while ctrl.running:
-        count = min(budget - done, (sq.tail - sq.head) % sq.size, cq.free)
-        if not count:
-            break
+    while done < budget and sq.head != sq.tail and ctrl.running:
+        count = (sq.tail - sq.head) % sq.size
+        if count > cq.free:
+            count = cq.free
+            if not count:
+                break
+        if count > budget - done:
+            count = budget - done
         if sq.qid:
-            taken = run_columns(ctrl, sq, count) if count >= COLUMNS_MIN else 0
-            taken = taken or run_plain(ctrl, sq, count)
+            taken = 0
+            if count >= COLUMNS_MIN:
+                taken = run_columns(ctrl, sq, count)
+            if not taken:
+                taken = run_plain(ctrl, sq, count)
             done += taken
-            if taken == count:
+            if taken == count or taken >= COLUMNS_MIN:
                 continue
-            if taken >= COLUMNS_MIN:
-                # A run has ended; what follows may be the next one.
-                count = min(budget - done, sq.waiting())
-                if count >= COLUMNS_MIN:
-                    continue
         run_one(ctrl, sq)
         done += 1
     return done
@@ -157,6 +159,8 @@ def run_plain(ctrl: Controller, sq: SubmissionQueue, count: int) -> int:
             phase ^= 1
         if emit is not None:
             emit(PostCqe(now_ns, cq.qid, sqid, cid, 0, head))
+    if not done and failure is None:
+        return 0
     sq.head = head
     cq.tail = tail
     cq.phase = phase
@@ -164,10 +168,12 @@ def run_plain(ctrl: Controller, sq: SubmissionQueue, count: int) -> int:
     counters = ctrl.counters
     counters.fetched += done
     counters.posted += posted
-    counters.read_commands += reads
-    counters.write_commands += done - reads
-    counters.read_bytes += read_bytes
-    counters.write_bytes += write_bytes
+    if reads:
+        counters.read_commands += reads
+        counters.read_bytes += read_bytes
+    if reads != done:
+        counters.write_commands += done - reads
+        counters.write_bytes += write_bytes
     if posted and cq.ien:
         ctrl.interrupts.raise_vector(cq.vector)
     if failure is not None:

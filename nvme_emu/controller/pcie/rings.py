@@ -187,7 +187,7 @@ class Rings:
         self._memory = memory
         self._registers = registers
         self._vectors = vectors
-        self._generation = memory.generation
+        self.generation = memory.generation
         self.io_queues_max = registers.config.io_queues_max
         self.sqs: dict[int, SubmissionQueue] = {}
         self.cqs: dict[int, CompletionQueue] = {}
@@ -256,8 +256,6 @@ class Rings:
 
         Views keep memory alive, so nothing freed is ever touched; but the host has taken it back.
         """
-        if self._memory.generation == self._generation:
-            return None
         try:
             for cq in self.cqs.values():
                 cq.attach(self._memory)
@@ -265,7 +263,7 @@ class Rings:
                 sq.attach(self._memory)
         except DmaError as error:
             return f"the memory of a queue was removed: {error}"
-        self._generation = self._memory.generation
+        self.generation = self._memory.generation
         return None
 
     def _entry_size(self, field: str, log2: int) -> bool:

@@ -1,0 +1,102 @@
+"""Commands that were fetched and are not completed: timed ones and parked ones.
+
+A *timed* command has been executed and holds a completion slot until its time. A *parked* one waits for
+something that its handler will tell of (an Asynchronous Event Request) and holds no slot.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import NamedTuple
+
+from nvme_emu.controller.command import Command
+from nvme_emu.controller.counters import Counters
+
+__all__ = ["InFlight", "Timed"]
+
+
+class Timed(NamedTuple):
+    """What will be completed when. `sequence` keeps the order of fetching among equal times."""
+
+    done_ns: int
+    sequence: int
+    cmd: Command
+    status: int
+    dw0: int
+
+
+class InFlight:
+    """`commands` maps (sqid, cid) to each command in flight; `due` is a heap of the timed ones.
+
+    A timed command that ends otherwise (Abort) leaves its entry in `due`, where `is_live` tells it from the
+    live ones.
+    """
+
+    __slots__ = ("_busy_since_ns", "_counters", "_sequence", "_timed", "commands", "due")
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self.commands: dict[tuple[int, int], Command] = {}
+        self.due: list[Timed] = []
+        self._busy_since_ns = 0
+        self._sequence = 0
+        self._timed = 0
+
+    def is_live(self, cmd: Command) -> bool:
+        """Whether this very command is in flight."""
+        return self.commands.get((cmd.sq.qid, cmd.cid)) is cmd
+
+    def add_timed(self, cmd: Command, done_ns: int, now_ns: int, status: int, dw0: int) -> None:
+        """A command whose completion is written at `done_ns`."""
+        sq = cmd.sq
+        cmd.done_ns = done_ns
+        self.commands[sq.qid, cmd.cid] = cmd
+        sq.inflight += 1
+        if not self._timed:
+            self._busy_since_ns = now_ns
+        self._timed += 1
+        self._sequence += 1
+        heapq.heappush(self.due, Timed(done_ns, self._sequence, cmd, status, dw0))
+
+    def add_parked(self, cmd: Command) -> None:
+        """A command that something else will end."""
+        cmd.done_ns = 0
+        self.commands[cmd.key] = cmd
+        cmd.sq.inflight += 1
+
+    def remove(self, cmd: Command, now_ns: int) -> None:
+        """It ends now. It must be live."""
+        sq = cmd.sq
+        del self.commands[sq.qid, cmd.cid]
+        sq.inflight -= 1
+        if cmd.done_ns:
+            self._timed -= 1
+            if not self._timed:
+                self._counters.busy_ns += now_ns - self._busy_since_ns
+
+    def pop_due(self, now_ns: int) -> Timed | None:
+        """The next live timed command whose time has come, taken out; None when there is none."""
+        due = self.due
+        while due and due[0].done_ns <= now_ns:
+            timed = heapq.heappop(due)
+            if self.is_live(timed.cmd):
+                self.remove(timed.cmd, now_ns)
+                return timed
+        return None
+
+    def next_ns(self) -> int | None:
+        """When the next live timed command is due."""
+        due = self.due
+        while due and not self.is_live(due[0].cmd):
+            heapq.heappop(due)
+        return due[0].done_ns if due else None
+
+    def clear(self, now_ns: int) -> int:
+        """A reset: all are gone. Returns how many there were."""
+        if self._timed:
+            self._counters.busy_ns += now_ns - self._busy_since_ns
+        self._timed = 0
+        dropped = len(self.commands)
+        self.commands.clear()
+        self.due.clear()
+        return dropped
