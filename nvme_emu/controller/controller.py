@@ -110,6 +110,8 @@ class Controller:
 
         self.running = False
         """Whether commands are fetched."""
+        self.posting = False
+        """Whether commands in flight may still end: from ready to the next reset or failure."""
         self.page_size = self.registers.page_size
         self.transfer_bytes_max = config.mdts_bytes or _NO_LIMIT
         self.write_through = False
@@ -202,7 +204,7 @@ class Controller:
             if self._state_delay_ns is not None or self._state_deadline_ns is not None:
                 self._state_timer()
             due = self.inflight.due
-            if due and due[0].done_ns <= now_ns:
+            if due and due[0][0] <= now_ns:
                 self._end_due()
             if self.arbiter.line and self.running:
                 self._fetch()
@@ -217,7 +219,7 @@ class Controller:
         if (self.arbiter.line and self.running) or self._state_delay_ns is not None:
             return self.now_ns
         deadline = self._state_deadline_ns
-        if self.inflight.due and self.state in _POSTING:
+        if self.inflight.due and self.posting:
             due_ns = self.inflight.next_ns()
             if due_ns is not None and (deadline is None or due_ns < deadline):
                 return due_ns
@@ -307,17 +309,16 @@ class Controller:
     # -- completions ----------------------------------------------------------------------------------------
 
     def _end_due(self) -> None:
-        while self.state in _POSTING:
-            timed = self.inflight.pop_due(self.now_ns)
-            if timed is None:
-                return
-            self._post(timed.cmd.sq, timed.cmd.cid, timed.status, timed.dw0)
+        pop_due, now_ns = self.inflight.pop_due, self.now_ns
+        while self.posting and (timed := pop_due(now_ns)) is not None:
+            _, _, cmd, status, dw0 = timed
+            self._post(cmd.sq, cmd.cid, status, dw0)
 
     def _post(self, sq: SubmissionQueue, cid: int, status: int, dw0: int) -> None:
         """Write a completion into the slot that was taken for it."""
         cq = sq.cq
         self._rings_are_there()
-        if self.state not in _POSTING:
+        if not self.posting:
             self.counters.dropped += 1
             return
         cq.write(sq, cid, status, dw0)
@@ -349,13 +350,16 @@ class Controller:
     # -- fetching -------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
+        """Give the queues in line their turns; at least one stands there."""
         if not self._rings_are_there():
             return
         arbiter = self.arbiter
+        line = arbiter.line
         budget = self.config.step_commands_max
-        while budget and arbiter.line and self.running:
+        while line and budget and self.running:
             sq = arbiter.next()
-            budget -= run_turn(self, sq, arbiter.turn_length(budget))
+            # A queue alone in line needs no turns.
+            budget -= run_turn(self, sq, arbiter.turn_length(budget) if line else budget)
             if sq.head != sq.tail:
                 if sq.cq.free:
                     arbiter.add(sq)
@@ -433,6 +437,7 @@ class Controller:
         if found is None:
             return
         self.registers.state, action = found
+        self.posting = self.state in _POSTING
         self._note(f"{self.state.value} ({why or what.value})")
         self._state_delay_ns = self._state_deadline_ns = None
         if action is Action.START:
@@ -490,6 +495,8 @@ class Controller:
         self.apply_features()
         if what is Input.SUBSYSTEM_RESET:
             self.registers.reset_subsystem()
+            if self.latency is not None:
+                self.latency.reset()
         elif self.state is State.RESETTING:
             self._start_timer(self.config.reset_ns)
 

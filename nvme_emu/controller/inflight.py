@@ -7,7 +7,6 @@ something that its handler will tell of (an Asynchronous Event Request) and hold
 from __future__ import annotations
 
 import heapq
-from typing import NamedTuple
 
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.counters import Counters
@@ -15,14 +14,8 @@ from nvme_emu.controller.counters import Counters
 __all__ = ["InFlight", "Timed"]
 
 
-class Timed(NamedTuple):
-    """What will be completed when. `sequence` keeps the order of fetching among equal times."""
-
-    done_ns: int
-    sequence: int
-    cmd: Command
-    status: int
-    dw0: int
+Timed = tuple[int, int, Command, int, int]
+"""(done_ns, sequence, command, status field, dw0); the sequence keeps the order of fetching among equal times."""
 
 
 class InFlight:
@@ -56,7 +49,7 @@ class InFlight:
             self._busy_since_ns = now_ns
         self._timed += 1
         self._sequence += 1
-        heapq.heappush(self.due, Timed(done_ns, self._sequence, cmd, status, dw0))
+        heapq.heappush(self.due, (done_ns, self._sequence, cmd, status, dw0))
 
     def add_parked(self, cmd: Command) -> None:
         """A command that something else will end."""
@@ -76,20 +69,23 @@ class InFlight:
 
     def pop_due(self, now_ns: int) -> Timed | None:
         """The next live timed command whose time has come, taken out; None when there is none."""
-        due = self.due
-        while due and due[0].done_ns <= now_ns:
+        due, commands = self.due, self.commands
+        while due and due[0][0] <= now_ns:
             timed = heapq.heappop(due)
-            if self.is_live(timed.cmd):
-                self.remove(timed.cmd, now_ns)
+            cmd = timed[2]
+            if commands.get((cmd.sq.qid, cmd.cid)) is cmd:
+                self.remove(cmd, now_ns)
                 return timed
         return None
 
     def next_ns(self) -> int | None:
         """When the next live timed command is due."""
         due = self.due
-        while due and not self.is_live(due[0].cmd):
+        while due:
+            if self.is_live(due[0][2]):
+                return due[0][0]
             heapq.heappop(due)
-        return due[0].done_ns if due else None
+        return None
 
     def clear(self, now_ns: int) -> int:
         """A reset: all are gone. Returns how many there were."""

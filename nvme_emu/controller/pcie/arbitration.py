@@ -39,8 +39,8 @@ class RoundRobin:
         return sq
 
     def turn_length(self, budget: int) -> int:
-        """Commands in the turn that begins now. A queue alone needs no turns."""
-        return min(self.burst, budget) if self.burst and self.line else budget
+        """Commands in a turn, when others wait for theirs."""
+        return min(self.burst, budget) if self.burst else budget
 
     def park(self, sq: SubmissionQueue) -> None:
         """Its completion queue has no slot: it waits there."""
