@@ -43,7 +43,9 @@ def run_fio(fio: str, output_format: str) -> tuple[str, list[str]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fio", default="fio", help="the fio to ask")
     fio = parser.parse_args().fio
     trees: dict[str, Any] = {}

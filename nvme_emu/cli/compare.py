@@ -96,7 +96,7 @@ class Options:
 @click.option(
     "--rw", default="randread", show_default=True, help="randread, randwrite, read, write, rw or randrw."
 )
-@click.option("--ios", type=click.IntRange(1), help="I/Os a row. [default: 8000 virtual, 2000 wall]")
+@click.option("--ios", type=click.IntRange(1), help="I/Os a row. [default: 6000 virtual, 2000 wall]")
 @click.option("--size", metavar="SIZE", default="64M", show_default=True, help="Size of the SSD.")
 @click.option(
     "--seed",

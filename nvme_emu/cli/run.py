@@ -152,12 +152,13 @@ def _run(options: Options) -> int:
         for note in plan.notes:
             click.echo(note, err=True)
     with _outputs(options) as output, _open_machine(plan, options) as machine, _tracing(machine, options):
-        if options.output_format == "normal" and options.json_file != "-":
-            _print_header(plan, output)
         jobs = Jobs(machine, plan.jobs)
-        begun_ns = machine.runtime.now_ns
-        with _interruptible(jobs), _progress(jobs, options):
-            results = jobs.run()
+        with _interruptible(jobs):
+            if options.output_format == "normal" and options.json_file != "-":
+                _print_header(plan, output)
+            begun_ns = machine.runtime.now_ns
+            with _progress(jobs, options):
+                results = jobs.run()
         elapsed_ns = machine.runtime.now_ns - begun_ns
         report = _report(machine, plan, results, options, elapsed_ns, jobs.control.stop)
         _print_report(report, options, output)
@@ -242,20 +243,22 @@ def _progress(jobs: Jobs, options: Options) -> Iterator[None]:
         return
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     started = time.monotonic()
 
-    def line() -> str:
+    def line() -> Text:
         running = sum(job.started and not job.finished.done for job in jobs.jobs)
         ended = sum(bool(job.finished.done) for job in jobs.jobs)
         reads = sum(job.stats.read.ios for job in jobs.jobs)
         writes = sum(job.stats.write.ios for job in jobs.jobs)
         nbytes = sum(part.nbytes for job in jobs.jobs for part in job.stats.directions)
         seconds = max(1e-3, time.monotonic() - started)
-        return (
+        text = (
             f"jobs: {running} running, {ended} of {len(jobs.jobs)} done · {nbytes / 1048576:,.0f} MiB · "
             f"{reads:,} reads, {writes:,} writes · {(reads + writes) / seconds:,.0f} IOPS · {seconds:.0f} s"
         )
+        return Text(text, no_wrap=True, overflow="ellipsis")
 
     with Live(get_renderable=line, console=Console(stderr=True), refresh_per_second=4, transient=True):
         yield

@@ -54,8 +54,9 @@ class SyncJob(Job):
                 if charge:
                     self.runtime.consume(charge)
                 size = nlb * lba_size
-                if paced:
-                    self._sleep_until(self._due(direction, size))
+                if paced and not self._sleep_until(self._due(direction, size)):
+                    nbytes = 0
+                    break
                 view = views.get(nlb)
                 if view is None:
                     view = views[nlb] = buffer[:size]
@@ -93,7 +94,8 @@ class SyncJob(Job):
                     since_pause += 1
                     if since_pause == plan.thinktime_blocks:
                         since_pause = 0
-                        self._sleep_until(now() + plan.thinktime_ns)
+                        if not self._sleep_until(now() + plan.thinktime_ns):
+                            nbytes = 0
                 if end >= self._event and self._tick(end):
                     nbytes = 0
             stats.depth_counts[0] += done - before

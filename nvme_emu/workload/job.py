@@ -114,7 +114,8 @@ class Job:
         try:
             self.task = self.runtime.current()
             usage = _ThreadUsage(self.runtime)
-            self._sleep_until(self._now() + self.plan.start_delay_ns)
+            if not self._sleep_until(self._now() + self.plan.start_delay_ns):
+                return 0
             self.started = True
             try:
                 self._run()
@@ -262,10 +263,11 @@ class Job:
 
     # --- waiting ---
 
-    def _sleep_until(self, when: int) -> None:
-        """Sleep in slices; a stop or the job's deadline ends it early."""
+    def _sleep_until(self, when: int) -> bool:
+        """Sleep in slices; a stop or the job's deadline ends it early. False if the job has to end."""
         while (left := min(when, self._deadline) - self._now()) > 0 and not self._over():
             self.runtime.sleep_ns(min(left, SLEEP_SLICE_NS))
+        return when < self._deadline and not self._over()
 
     def _due(self, direction: int, nbytes: int) -> int:
         """When the next I/O in this direction may begin, by rate and rate_iops; counts it as begun."""

@@ -107,7 +107,9 @@ def test_corrupted_block_is_reported_with_lba_expected_and_found(clock: str, eng
         namespace.write(40, data)
 
     writing = f"[w]\nrw=write\nsize=64k\nfilename=x\nverify=crc32c\ndo_verify=0\nioengine={engine}\n"
-    plan = make_plan(parse_job_text(writing + "[r]\nstonewall\nrw=read\nsize=64k\nfilename=x\nverify=crc32c\n"))
+    plan = make_plan(
+        parse_job_text(writing + "[r]\nstonewall\nrw=read\nsize=64k\nfilename=x\nverify=crc32c\n")
+    )
     with open_for(plan, clock) as machine:
         (written,) = Jobs(machine, plan.jobs[:1]).run()
         corrupt(machine)
@@ -205,7 +207,8 @@ def test_startdelay_and_stonewall_order_the_jobs() -> None:
 
 
 def test_exitall_ends_the_others_of_the_group() -> None:
-    text = "[global]\nsize=1m\ntime_based\n[short]\nruntime=2ms\nexitall\n[long]\nruntime=10s\n[other]\nnew_group\nruntime=4ms\n"
+    text = "[global]\nsize=1m\ntime_based\n[short]\nruntime=2ms\nexitall\n[long]\nruntime=10s\n"
+    text += "[other]\nnew_group\nruntime=4ms\n"
     short, long, other = go(text, profile="optane")
     assert short.stats.runtime_ns < 3_000_000
     assert long.stats.runtime_ns < 1_000_000_000
@@ -290,15 +293,21 @@ def test_exception_in_a_job_is_raised_by_run() -> None:
 
 def test_plan_that_does_not_fit_the_machine_is_a_value_error() -> None:
     plan = make_plan(parse_job_text("[a]\nsize=1m\n"))
-    with nvme_emu.open(size="512k", clock="virtual") as machine, pytest.raises(ValueError, match="ends at block 2048"):
+    with (
+        nvme_emu.open(size="512k", clock="virtual") as machine,
+        pytest.raises(ValueError, match="ends at block 2048"),
+    ):
         Jobs(machine, plan.jobs)
     with (
         nvme_emu.open(size="1m", lba_size=4096, clock="virtual") as machine,
-        pytest.raises(ValueError, match="ends at block|planned for blocks"),
+        pytest.raises(ValueError, match=r"ends at block|planned for blocks"),
     ):
         Jobs(machine, plan.jobs)
     away = replace(plan.jobs[0], nsid=2)
-    with nvme_emu.open(size="1m", clock="virtual") as machine, pytest.raises(ValueError, match="no namespace 2"):
+    with (
+        nvme_emu.open(size="1m", clock="virtual") as machine,
+        pytest.raises(ValueError, match="no namespace 2"),
+    ):
         Jobs(machine, [away])
 
 

@@ -101,12 +101,18 @@ def test_json_of_a_real_fio_gives_its_percentiles() -> None:
 
 @pytest.mark.parametrize("data", [{}, {"bins": {"1065": 1}}, {"bins": {"x": 1}}, {"bins": {"1064": "many"}}])
 def test_json_without_usable_bins_is_a_value_error(data: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="bins|bin of"):
+    with pytest.raises(ValueError, match=r"bins|bin of"):
         Histogram.from_json(data)
 
 
 def test_empty_histogram_reads_as_zeroes() -> None:
-    assert Histogram().to_json(DEFAULT_PERCENTILES) == {"min": 0, "max": 0, "mean": 0.0, "stddev": 0.0, "N": 0}
+    assert Histogram().to_json(DEFAULT_PERCENTILES) == {
+        "min": 0,
+        "max": 0,
+        "mean": 0.0,
+        "stddev": 0.0,
+        "N": 0,
+    }
     assert Histogram().percentile(99) == 0
 
 

@@ -25,7 +25,7 @@ def test_global_sections_apply_to_the_jobs_below_them_only() -> None:
 
 
 def test_comments_and_blank_lines_are_skipped() -> None:
-    text = "; one\n# two\n\n[a]\n  ; three\nbs=4k ; four\nsize=1m# five\nverify_pattern=\"a;b\"\n"
+    text = '; one\n# two\n\n[a]\n  ; three\nbs=4k ; four\nsize=1m# five\nverify_pattern="a;b"\n'
     (job,) = parse_job_text(text).jobs
     assert job.get("bs") == (4096, 4096, 4096)
     assert job.get("size") == 1 << 20
@@ -82,7 +82,9 @@ def test_bs_and_bsrange_replace_each_other() -> None:
 
 
 def test_later_of_rwmixread_and_rwmixwrite_wins() -> None:
-    first, second = parse_job_text("[a]\nrwmixread=60\nrwmixwrite=30\n[b]\nrwmixwrite=30\nrwmixread=60\n").jobs
+    first, second = parse_job_text(
+        "[a]\nrwmixread=60\nrwmixwrite=30\n[b]\nrwmixwrite=30\nrwmixread=60\n"
+    ).jobs
     assert (first.get("rwmixread"), second.get("rwmixread")) == (70, 60)
 
 
@@ -163,9 +165,36 @@ def test_value_that_cannot_be_run_is_an_error(option: str, message: str) -> None
 
 @pytest.mark.parametrize(
     "name",
-    """rw bs bsrange size io_size offset iodepth numjobs rwmixread rwmixwrite runtime time_based ramp_time rate_iops
-    random_distribution randseed norandommap fsync verify do_verify loops stonewall thinktime name filename
-    directory group_reporting ioengine""".split(),
+    [
+        "rw",
+        "bs",
+        "bsrange",
+        "size",
+        "io_size",
+        "offset",
+        "iodepth",
+        "numjobs",
+        "rwmixread",
+        "rwmixwrite",
+        "runtime",
+        "time_based",
+        "ramp_time",
+        "rate_iops",
+        "random_distribution",
+        "randseed",
+        "norandommap",
+        "fsync",
+        "verify",
+        "do_verify",
+        "loops",
+        "stonewall",
+        "thinktime",
+        "name",
+        "filename",
+        "directory",
+        "group_reporting",
+        "ioengine",
+    ],
 )
 def test_option_of_the_issue_is_honoured(name: str) -> None:
     assert OPTIONS[name].rule is Rule.HONOURED

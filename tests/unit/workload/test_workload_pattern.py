@@ -90,7 +90,13 @@ def test_skewed_ranks_stay_inside_tiny_ranges(size: int) -> None:
 
 def test_sequential_walks_and_starts_again() -> None:
     ops = first(spec(extents=(Extent(slba=100, nlb=24),)), 5)
-    assert ops == [(READ, 100, 8, 0), (READ, 108, 8, 0), (READ, 116, 8, 0), (READ, 100, 8, 0), (READ, 108, 8, 0)]
+    assert ops == [
+        (READ, 100, 8, 0),
+        (READ, 108, 8, 0),
+        (READ, 116, 8, 0),
+        (READ, 100, 8, 0),
+        (READ, 108, 8, 0),
+    ]
 
 
 def test_sequential_mix_walks_each_direction_on_its_own() -> None:
@@ -120,7 +126,11 @@ def test_random_without_map_repeats_blocks() -> None:
 
 
 def test_same_seed_gives_the_same_order_and_another_seed_another() -> None:
-    for more in ({"random": True}, {"random": True, "random_map": False}, {"nlb": ((8, 64),) * 3, "random": True}):
+    for more in (
+        {"random": True},
+        {"random": True, "random_map": False},
+        {"nlb": ((8, 64),) * 3, "random": True},
+    ):
         assert first(spec(seed=4, **more), 2000) == first(spec(seed=4, **more), 2000)
         assert first(spec(seed=4, **more), 50) != first(spec(seed=5, **more), 50)
 
@@ -142,7 +152,9 @@ def _touched(ops: list[Operation], limit: int) -> tuple[list[int], int]:
     raise AssertionError("the stream ended")
 
 
-SIZES = st.tuples(st.sampled_from([1, 2, 8]), st.integers(1, 4)).map(lambda pair: (pair[0], pair[0] * pair[1]))
+SIZES = st.tuples(st.sampled_from([1, 2, 8]), st.integers(1, 4)).map(
+    lambda pair: (pair[0], pair[0] * pair[1])
+)
 
 
 @settings(max_examples=60, deadline=None)

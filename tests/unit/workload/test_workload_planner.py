@@ -41,7 +41,9 @@ def test_clones_and_jobs_that_name_a_file_share_it() -> None:
 
 
 def test_directory_makes_files_distinct_but_not_absolute_names() -> None:
-    made = plan("[global]\nsize=1m\n[a]\nfilename=x\ndirectory=/p\n[b]\nfilename=x\ndirectory=/q\n[c]\nfilename=/p/x\n")
+    made = plan(
+        "[global]\nsize=1m\n[a]\nfilename=x\ndirectory=/p\n[b]\nfilename=x\ndirectory=/q\n[c]\nfilename=/p/x\n"
+    )
     assert [span(job)[0][0] for job in made.jobs] == [0, MIB, 0]
 
 
@@ -70,7 +72,9 @@ def test_size_left_out_is_the_files_or_the_default() -> None:
 
 
 def test_offset_and_percentages_cut_the_file() -> None:
-    made = plan("[a]\nfilename=x\nsize=10m\n[b]\nfilename=x\noffset=2m\n[c]\nfilename=x\nsize=50%\noffset=25%\n")
+    made = plan(
+        "[a]\nfilename=x\nsize=10m\n[b]\nfilename=x\noffset=2m\n[c]\nfilename=x\nsize=50%\noffset=25%\n"
+    )
     assert [span(job) for job in made.jobs[1:]] == [[(2 * MIB, 8 * MIB)], [(5 * MIB // 2, 5 * MIB)]]
 
 
@@ -96,7 +100,9 @@ def test_groups_begin_at_stonewalls_and_new_group() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("engine", "mode", "depth"), [("libaio", "async", 8), ("psync", "sync", 1), ("mmap", "sync", 1)])
+@pytest.mark.parametrize(
+    ("engine", "mode", "depth"), [("libaio", "async", 8), ("psync", "sync", 1), ("mmap", "sync", 1)]
+)
 def test_engine_decides_mode_and_caps_the_depth(engine: str, mode: str, depth: int) -> None:
     made = plan(f"[a]\nsize=1m\nioengine={engine}\niodepth=8\n")
     assert (made.jobs[0].mode, made.machine.mode, made.jobs[0].iodepth) == (mode, mode, depth)
@@ -146,7 +152,9 @@ def test_verify_pattern_comes_from_either_spelling() -> None:
 
 
 def test_machine_options_come_from_ours() -> None:
-    made = plan("[global]\nnvme_profile=tlc\nnvme_lba_size=4096\nnvme_queues=2\nnvme_queue_depth=64\n[a]\nsize=1m\n")
+    made = plan(
+        "[global]\nnvme_profile=tlc\nnvme_lba_size=4096\nnvme_queues=2\nnvme_queue_depth=64\n[a]\nsize=1m\n"
+    )
     assert made.machine.options == {"profile": "tlc", "queues": 2, "depth": 64}
     assert made.machine.lba_size == 4096
 
@@ -154,7 +162,10 @@ def test_machine_options_come_from_ours() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[a]\nbs=1000\n", "f.fio:2: a block of 1000 bytes is not a multiple of the logical block of 512 bytes"),
+        (
+            "[a]\nbs=1000\n",
+            "f.fio:2: a block of 1000 bytes is not a multiple of the logical block of 512 bytes",
+        ),
         ("[a]\nsize=1k\n", "f.fio:2: the file has 1024 bytes, less than one block of 4096"),
         ("[a]\nfilename=x\nsize=1m\noffset=1000\n", "f.fio:4: offset: 1000 is not a multiple"),
         ("[a]\nverify=pattern\n", "f.fio:2: verify=pattern needs verify_pattern"),
@@ -165,7 +176,10 @@ def test_machine_options_come_from_ours() -> None:
         ("[a]\nbs=2g\nsize=4g\n", "f.fio:2: a block of 2147483648 bytes is larger than 1 GiB"),
         ("[a]\nsize=0%\n", "nothing is left to transfer"),
         ("[a]\n[b]\nnvme_lba_size=4096\n", "f.fio:3: nvme_lba_size: all jobs share one SSD"),
-        ("[a]\niodepth=65536\nbs=1m\nioengine=libaio\n", "f.fio:2: iodepth=65536 blocks of 1048576 bytes need"),
+        (
+            "[a]\niodepth=65536\nbs=1m\nioengine=libaio\n",
+            "f.fio:2: iodepth=65536 blocks of 1048576 bytes need",
+        ),
     ],
 )
 def test_job_that_cannot_be_laid_out_is_one_line_with_its_place(text: str, message: str) -> None:
