@@ -103,11 +103,11 @@ class Kthread:
 class ServiceRules(NamedTuple):
     """What kthread_* must know about a thread function that serves an object (kthread_worker_fn).
 
-    created(data) and ended(data) keep count of its threads; `why_no_park` says why it cannot be parked.
+    created(data) and ended(data, task) keep count of its threads; `why_no_park` says why it cannot be parked.
     """
 
     created: Callable[[Any], None]
-    ended: Callable[[Any], None]
+    ended: Callable[[Any, TaskStruct], None]
     why_no_park: str
 
 
@@ -218,7 +218,7 @@ def _main(task: TaskStruct) -> None:
     task.flags |= PF_EXITING
     rules = services.get(kthread.threadfn)
     if rules is not None:
-        rules.ended(kthread.data)
+        rules.ended(kthread.data, task)
     task.state = TASK_DEAD
     kthread.exited.complete_all()
 

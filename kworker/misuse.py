@@ -93,7 +93,7 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_package):
         frame = frame.f_back
         level += 1
-    warnings.warn(message, KthreadWarning, stacklevel=level - 1)
+    warnings.warn(message, KthreadWarning, stacklevel=level)
 
 
 class _NamedThread:

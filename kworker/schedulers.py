@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _PREFIX = "kw1:"
+_NOTE_MAX = 10_000  # characters of a schedule in a failure's note; a longer one comes from a livelock
 
 TIMER_KEY = -1
 """The key under which "the next timer fires" is offered to a scheduler."""
@@ -108,14 +109,16 @@ class Pct(Scheduler):
     Every task gets a random priority and the highest one runs; at `depth` - 1 random steps of about
     `steps` the one that would run drops to the lowest. Finds a bug of that depth with a probability of at
     least 1/(tasks * steps^(depth-1)), so `steps` should be near the truth: an object that is used for several
-    runs learns it from the longest.
+    runs learns it from the longest. Who has waited for `patience` choices runs once, whatever its priority:
+    otherwise a task that sleeps and polls would starve the one that it waits for.
     """
 
-    def __init__(self, depth: int = 3, steps: int = 50) -> None:
-        if depth < 1 or steps < 1:
-            raise ValueError(f"depth={depth}, steps={steps}: both must be at least 1")
+    def __init__(self, depth: int = 3, steps: int = 50, patience: int = 200) -> None:
+        if depth < 1 or steps < 1 or patience < 1:
+            raise ValueError(f"depth={depth}, steps={steps}, patience={patience}: all must be at least 1")
         self.depth = depth
         self.steps = steps
+        self.patience = patience
         self._longest = 0
         self._step = 0
 
@@ -127,6 +130,7 @@ class Pct(Scheduler):
         self._changes = {rng.randrange(self.steps) for _ in range(self.depth - 1)}
         self._step = 0
         self._lowest = 0.0
+        self._chosen: dict[int, int] = {}
 
     def choose(self, point: str, keys: Sequence[int], running: bool) -> int:
         for key in keys:
@@ -137,6 +141,10 @@ class Pct(Scheduler):
             self._lowest -= 1.0
             self._priority[keys[best]] = self._lowest
             best = max(range(len(keys)), key=lambda i: self._priority[keys[i]])
+        starved = min(range(len(keys)), key=lambda i: self._chosen.setdefault(keys[i], self._step))
+        if self._step - self._chosen[keys[starved]] >= self.patience:
+            best = starved
+        self._chosen[keys[best]] = self._step
         self._step += 1
         return best
 
@@ -247,17 +255,23 @@ def explore(
             try:
                 rt.run(test, rt)
             except BaseException as exc:
-                text = str(rt.recorded_schedule)
-                exc.add_note(
-                    f"found in run {number + 1}, seed {seed + number}; replay it with\n"
-                    f"    SimRuntime(seed={seed + number}, scheduler=Replay({text!r}))"
-                )
+                exc.add_note(_how_to_replay(number, seed + number, rt.recorded_schedule))
                 raise
             finally:
                 choices += len(rt.recorded_schedule.choices)
         runs += 1
     exhausted = isinstance(chosen, Exhaustive) and runs < runs_max
     return Exploration(runs=runs, complete=exhausted, choices=choices)
+
+
+def _how_to_replay(number: int, seed: int, schedule: Schedule) -> str:
+    text = str(schedule)
+    if len(text) > _NOTE_MAX:
+        text = f"{text[:_NOTE_MAX]}... (cut: {len(schedule.choices)} choices)"
+    return (
+        f"found in run {number + 1}, seed {seed}; replay it with\n"
+        f"    SimRuntime(seed={seed}, scheduler=Replay({text!r}))"
+    )
 
 
 def _runs(scheduler: Scheduler, runs_max: int) -> Iterator[int]:

@@ -130,7 +130,8 @@ class SimKernel(Runtime):
 
     def cpu_id(self) -> int:
         """The CPU of the calling task or interrupt; 0 for what a device does."""
-        return max(0, int(self._cur.on_cpu.index))
+        cpu = self._cur.on_cpu
+        return 0 if cpu is None else max(0, int(cpu.index))
 
     def call_at(
         self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None, hardware: bool = False

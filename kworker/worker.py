@@ -314,10 +314,13 @@ def _created(worker: KthreadWorker) -> None:
     worker.destroyed = False
 
 
-def _ended(worker: KthreadWorker) -> None:
+def _ended(worker: KthreadWorker, task: TaskStruct) -> None:
     worker.threads -= 1
+    if worker.task is task:
+        # The thread function never ran (-EINTR); in the kernel this pointer would dangle.
+        with worker.lock:
+            worker.task = None
     if worker.threads == 0:
-        # Also when the thread function never ran (-EINTR).
         _abandon(worker)
 
 
