@@ -17,6 +17,26 @@ from nvme_emu.spec.registers import AQA, CC, CSTS, Reg, doorbell_offset
 PAGE = 4096
 
 
+class FixedLatency:
+    """A latency model for tests: every I/O command takes as long as the list says, in turn."""
+
+    instant = False
+
+    def __init__(self, *times_ns: int) -> None:
+        self.times_ns = list(times_ns)
+        self.asked: list[tuple[str, int, int, bool]] = []
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+    def submit(self, op: str, offset: int, nbytes: int, now_ns: int, fua: bool = False) -> int:
+        """When the command is done."""
+        if op == "admin":
+            return now_ns
+        self.asked.append((op, offset, nbytes, fua))
+        return now_ns + self.times_ns[(len(self.asked) - 1) % len(self.times_ns)]
+
+
 class Completion(NamedTuple):
     """A completion as the host finds it; ``status`` is without the phase."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rawhost import PAGE, RawHost
+from rawhost import PAGE, FixedLatency, RawHost
 
 from nvme_emu.controller.config import ControllerConfig
+from nvme_emu.core.trace import TraceHub, as_record
 from nvme_emu.media.ram import RamMedia
 from nvme_emu.spec.queues import SQE_SIZE
 from nvme_emu.spec.registers import CC, NSSR_MAGIC, Reg
@@ -30,17 +31,23 @@ _values = st.one_of(
 _access = st.tuples(_offsets, st.sampled_from([1, 2, 4, 4, 4, 8, 3, 16, 0]), _values, st.integers(0, 2000))
 
 
-def _host(**options: object) -> RawHost:
+def _host(timed: bool, traced: bool) -> RawHost:
     config = ControllerConfig(ready_ns=500, reset_ns=300, shutdown_ns=700, io_queues_max=4, mdts=4)
-    host = RawHost(config=config, pages=64, media=[RamMedia(1 << 16)], **options)
+    latency = FixedLatency(0, 90, 250) if timed else None
+    trace = TraceHub()
+    if traced:
+        trace.add_sink(as_record)
+    host = RawHost(config=config, pages=64, media=[RamMedia(1 << 16)], latency=latency, trace=trace)
     host.set_admin(8, 8)
     return host
 
 
 @_FAST
-@given(st.lists(_access, max_size=40))
-def test_any_sequence_of_register_accesses_raises_nothing(accesses: list[tuple[int, int, int, int]]) -> None:
-    host = _host()
+@given(st.lists(_access, max_size=40), st.booleans(), st.booleans())
+def test_any_sequence_of_register_accesses_raises_nothing(
+    accesses: list[tuple[int, int, int, int]], timed: bool, traced: bool
+) -> None:
+    host = _host(timed, traced)
     for offset, size, value, later_ns in accesses:
         host.ctrl.mmio_write(offset, size, value)
         if size > 0:
@@ -76,11 +83,16 @@ _BASE = 1 << 32  # where HostMemory puts its first region
 @given(
     st.lists(st.tuples(st.booleans(), st.lists(_entry(_BASE), min_size=1, max_size=6)), max_size=6),
     st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 70)), max_size=6),
+    st.booleans(),
+    st.booleans(),
 )
 def test_any_commands_and_doorbells_raise_nothing_and_are_answered_once(
-    batches: list[tuple[bool, list[bytes]]], doorbells: list[tuple[int, bool, int]]
+    batches: list[tuple[bool, list[bytes]]],
+    doorbells: list[tuple[int, bool, int]],
+    timed: bool,
+    traced: bool,
 ) -> None:
-    host = _host()
+    host = _host(timed, traced)
     assert host.region.base == _BASE
     host.enable()
     host.step(host.now_ns + 500)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rawhost import PAGE, RawHost, RawQueue, started
+from rawhost import PAGE, FixedLatency, RawHost, RawQueue, started
 
 from nvme_emu.controller.command import PENDING, Command
 from nvme_emu.controller.config import ControllerConfig
@@ -16,22 +16,6 @@ from nvme_emu.spec.registers import CC, Reg
 from nvme_emu.spec.status import DNR, STATUS_CODE_MASK, Status
 
 READ, WRITE, FLUSH = NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.FLUSH
-
-
-class FixedLatency:
-    """Every command takes as long as the list says, in turn."""
-
-    instant = False
-
-    def __init__(self, *times_ns: int) -> None:
-        self.times_ns = list(times_ns)
-        self.asked: list[tuple[str, int, int, bool]] = []
-
-    def submit(self, op: str, offset: int, nbytes: int, now_ns: int, fua: bool = False) -> int:
-        if op == "admin":
-            return now_ns
-        self.asked.append((op, offset, nbytes, fua))
-        return now_ns + self.times_ns[(len(self.asked) - 1) % len(self.times_ns)]
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 64, 257])
