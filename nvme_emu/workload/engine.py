@@ -21,6 +21,8 @@ from nvme_emu.core.errors import NvmeError
 from nvme_emu.workload.engine_async import AsyncJob
 from nvme_emu.workload.job import Control, Job, aligned_buffers
 from nvme_emu.workload.pattern import READ, WRITE, Operation
+from nvme_emu.workload.rng import U64
+from nvme_emu.workload.verify import stamps_of
 
 if TYPE_CHECKING:
     from kworker import Runtime
@@ -41,7 +43,7 @@ class SyncJob(Job):
         fills = self.verifier is not None or self.content.fills
         buffer = aligned_buffers(1, self.block_bytes_max)[0]
         self.content.prepare(buffer)
-        views: dict[int, NDArray[np.uint8]] = {}
+        views: dict[int, tuple[NDArray[np.uint8], U64]] = {}
         totals = stats.directions
         clat = [direction.clat.buffer.append for direction in totals]
         lat = [direction.lat.buffer.append for direction in totals]
@@ -57,16 +59,17 @@ class SyncJob(Job):
                 if paced and not self._sleep_until(self._due(direction, size)):
                     nbytes = 0
                     break
-                view = views.get(nlb)
-                if view is None:
-                    view = views[nlb] = buffer[:size]
+                pair = views.get(nlb)
+                if pair is None:
+                    pair = views[nlb] = (buffer[:size], stamps_of(buffer[:size]))
+                view, stamps = pair
                 start = issued = now()
                 try:
                     if direction == READ:
                         read(slba, nlb, view)
                     elif direction == WRITE:
                         if fills:
-                            self._fill(view, slba, nlb)
+                            self._fill(view, stamps, slba, nlb)
                             issued = now()
                         write(slba, view)
                     else:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from kworker import Completion
 from nvme_emu.workload.job import Control, Job, aligned_buffers
 from nvme_emu.workload.pattern import READ, WRITE, Operation
+from nvme_emu.workload.rng import U64
 from nvme_emu.workload.stats import depth_slot, submit_slot
+from nvme_emu.workload.verify import stamps_of
 
 if TYPE_CHECKING:
     from kworker import Runtime
@@ -46,7 +48,7 @@ class _Slot:
 
     def __init__(self, buffer: NDArray[np.uint8], completed: Callable[[_Slot], None]) -> None:
         self.buffer = buffer
-        self.views: dict[int, NDArray[np.uint8]] = {}
+        self.views: dict[int, tuple[NDArray[np.uint8], U64]] = {}
         self.view = buffer
         self.request: Any = None
         self.direction = self.slba = self.size = self.tag = self.start = self.issued = 0
@@ -79,6 +81,8 @@ class AsyncJob(Job):
         self._wake = Completion(runtime=runtime, name=f"an I/O of job {plan.name}")
         self._slots: list[_Slot] = []
         self._free: list[_Slot] = []
+        # Where a depth counts, by the number of slots that are free.
+        self._depth_slots = [depth_slot(plan.iodepth - free) for free in range(plan.iodepth)]
         # Writes of the same place must not overtake each other while they are to be verified.
         self._serialize = self.verifier is not None and self._writes and plan.iodepth > 1
         self._inflight: set[int] = set()
@@ -145,13 +149,14 @@ class AsyncJob(Job):
     def _submit(self, feed: _Feed) -> None:
         """Fill the free slots."""
         free, slat = self._free, [direction.slat.buffer.append for direction in self.stats.directions]
-        now, depth, depth_counts = self._now, self.plan.iodepth, self.stats.depth_counts
+        now, depth_counts, depth_slots = self._now, self.stats.depth_counts, self._depth_slots
+        draw = feed.draw
         ns, lba_size, charge = self.ns, self.plan.lba_size, self._charge
         submit_read, submit_write = ns.submit_read, ns.submit_write
         fills = self.verifier is not None or self.content.fills
         count = 0
         while free:
-            operation = feed.next()
+            operation = draw()
             if operation is None:
                 break
             direction, slba, nlb, tag = operation
@@ -161,16 +166,18 @@ class AsyncJob(Job):
             slot.start = now()
             slot.direction, slot.slba, slot.tag = direction, slba, tag
             slot.size = nlb * lba_size
-            view = slot.views.get(nlb)
-            if view is None:
-                view = slot.views[nlb] = slot.buffer[: slot.size]
+            pair = slot.views.get(nlb)
+            if pair is None:
+                view = slot.buffer[: slot.size]
+                pair = slot.views[nlb] = (view, stamps_of(view))
+            view, stamps = pair
             slot.view = view
             try:
                 if direction == READ:
                     submit_read(slba, nlb, view, callback=slot.callback)
                 elif direction == WRITE:
                     if fills:
-                        self._fill(view, slba, nlb)
+                        self._fill(view, stamps, slba, nlb)
                     submit_write(slba, view, callback=slot.callback)
                 else:
                     ns.submit_discard(slba, nlb, callback=slot.callback)
@@ -180,7 +187,7 @@ class AsyncJob(Job):
                 raise
             slot.issued = now()
             slat[direction](slot.issued - slot.start)
-            depth_counts[depth_slot(depth - len(free))] += 1
+            depth_counts[depth_slots[len(free)]] += 1
             count += 1
         if count:
             self.stats.submit_counts[submit_slot(count)] += 1
@@ -252,13 +259,14 @@ class _Feed:
 
     def __init__(self, job: AsyncJob, batches: Iterable[list[Operation]], nbytes: int, ios: int) -> None:
         self._job = job
-        self._batches = iter(batches)
-        self._batch: Iterator[Operation] = iter(())
-        self._nbytes = nbytes
-        self._ios = ios
         plan = job.plan
         self._lba_size = plan.lba_size
-        self._plain = not (job._paced or plan.thinktime_ns or plan.fsync_every or job._serialize)
+        self._stream = self._operations(batches, nbytes, ios)
+        plain = not (job._paced or plan.thinktime_ns or plan.fsync_every or job._serialize)
+        self.draw: Callable[[], Operation | None] = (
+            partial(next, self._stream, None) if plain else self._held_back
+        )
+        """The next operation, or None: there is none, or it has to wait."""
         self._since_sync = self._since_pause = 0
         self.held: Operation | None = None
         self.due = 0
@@ -266,10 +274,8 @@ class _Feed:
         self.wants_pause = False
         self.ended = False
 
-    def next(self) -> Operation | None:
+    def _held_back(self) -> Operation | None:
         """The next operation, None if there is none or it has to wait."""
-        if self._plain:
-            return self._draw()
         if self.ended or self.wants_flush or self.wants_pause:
             return None
         operation, job = self.held, self._job
@@ -296,19 +302,22 @@ class _Feed:
         return operation
 
     def _draw(self) -> Operation | None:
-        if self.ended or self._nbytes <= 0 or self._ios <= 0:
-            self.ended = True
-            return None
-        for operation in self._batch:
-            self._nbytes -= operation[2] * self._lba_size
-            self._ios -= 1
-            return operation
-        batch = next(self._batches, None)
-        if batch is None or self._job._tick(self._job._now()):
-            self.ended = True
-            return None
-        self._batch = iter(batch)
-        return self._draw()
+        return next(self._stream, None)
+
+    def _operations(self, batches: Iterable[list[Operation]], nbytes: int, ios: int) -> Iterator[Operation]:
+        """The operations within the limits. A generator keeps its counters in locals, which is cheap."""
+        lba_size, job = self._lba_size, self._job
+        for batch in batches:
+            for operation in batch:
+                if self.ended or nbytes <= 0 or ios <= 0:
+                    self.ended = True
+                    return
+                nbytes -= operation[2] * lba_size
+                ios -= 1
+                yield operation
+            if nbytes <= 0 or job._tick(job._now()):
+                break
+        self.ended = True
 
 
 class _CallbackLoop:

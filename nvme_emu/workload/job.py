@@ -19,6 +19,7 @@ from kworker import Completion
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.workload.histogram import FLUSH_COUNT
 from nvme_emu.workload.pattern import WRITE, Operation, operations
+from nvme_emu.workload.rng import U64
 from nvme_emu.workload.stats import JobStats
 from nvme_emu.workload.verify import Content, Verifier
 from nvme_emu.workload.writelog import WriteLog
@@ -287,15 +288,15 @@ class Job:
         self.ns.flush()
         self.stats.sync.add(self._now() - begun)
 
-    def _fill(self, view: NDArray[np.uint8], slba: int, nlb: int) -> None:
+    def _fill(self, view: NDArray[np.uint8], stamps: U64, slba: int, nlb: int) -> None:
         """Make the content of a write, and note it for the verify phase."""
         self._generation += 1
-        if self.verifier is not None:
+        if self.verifier is None:
+            self.content.fill(view, stamps, slba, self._generation)
+        else:
             self.verifier.fill(view, slba * self.plan.lba_size, self._generation)
             if self.log is not None:
                 self.log.add(slba, nlb, self._generation)
-        elif self.content.fills:
-            self.content.fill(view, slba, self._generation)
 
 
 class _ThreadUsage:

@@ -25,9 +25,9 @@ import numpy as np
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from nvme_emu.workload.rng import Stream
+from nvme_emu.workload.rng import U64, Stream
 
-__all__ = ["Content", "Mismatch", "VerifySpec", "Verifier"]
+__all__ = ["Content", "Mismatch", "VerifySpec", "Verifier", "stamps_of"]
 
 U8 = NDArray[np.uint8]
 
@@ -96,6 +96,12 @@ def _pool_start(generation: int) -> int:
     return (generation * 0x9E37_79B9 >> 10) % (_POOL_SPREAD // _POOL_STEP) * _POOL_STEP
 
 
+def stamps_of(view: U8) -> U64:
+    """The first eight bytes of every 512 of a buffer, to be overwritten cheaply at each write."""
+    stamps: U64 = view.view(np.uint64)[::64]
+    return stamps
+
+
 class Content:
     """Fills write buffers without a check: random, zero or pattern, stamped so that blocks differ."""
 
@@ -116,13 +122,13 @@ class Content:
         else:
             buffer[:] = _pool(self._seed, _POOL_SPREAD + len(buffer))[: len(buffer)]
 
-    def fill(self, view: U8, offset: int, generation: int) -> None:
-        """Renew the content before a write: all of it, or a stamp in every 512 bytes."""
-        if self._refill:
+    def fill(self, view: U8, stamps: U64, slba: int, generation: int) -> None:
+        """Renew the content before a write: all of it, or a stamp in every 512 bytes (`stamps_of(view)`)."""
+        if self._scramble:
+            stamps.fill((slba ^ (generation << 40)) & 0xFFFF_FFFF_FFFF_FFFF)
+        elif self._refill:
             start = _pool_start(generation)
             view[:] = _pool(self._seed, _POOL_SPREAD + len(view))[start : start + len(view)]
-        elif self._scramble:
-            view.view(np.uint64)[::64] = (offset ^ (generation << 32)) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Verifier:

@@ -163,39 +163,15 @@ def test_value_that_cannot_be_run_is_an_error(option: str, message: str) -> None
     assert message in line and line.startswith("f.fio:2: ")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "rw",
-        "bs",
-        "bsrange",
-        "size",
-        "io_size",
-        "offset",
-        "iodepth",
-        "numjobs",
-        "rwmixread",
-        "rwmixwrite",
-        "runtime",
-        "time_based",
-        "ramp_time",
-        "rate_iops",
-        "random_distribution",
-        "randseed",
-        "norandommap",
-        "fsync",
-        "verify",
-        "do_verify",
-        "loops",
-        "stonewall",
-        "thinktime",
-        "name",
-        "filename",
-        "directory",
-        "group_reporting",
-        "ioengine",
-    ],
-)
+ISSUE_OPTIONS = (
+    "rw", "bs", "bsrange", "size", "io_size", "offset", "iodepth", "numjobs", "rwmixread",
+    "rwmixwrite", "runtime", "time_based", "ramp_time", "rate_iops", "random_distribution",
+    "randseed", "norandommap", "fsync", "verify", "do_verify", "loops", "stonewall", "thinktime",
+    "name", "filename", "directory", "group_reporting", "ioengine",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ISSUE_OPTIONS)
 def test_option_of_the_issue_is_honoured(name: str) -> None:
     assert OPTIONS[name].rule is Rule.HONOURED
 

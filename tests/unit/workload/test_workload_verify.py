@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nvme_emu.workload.pattern import READ
-from nvme_emu.workload.verify import HEADER, HEADER_BYTES, Content, Verifier, VerifySpec
+from nvme_emu.workload.verify import HEADER, HEADER_BYTES, Content, Verifier, VerifySpec, stamps_of
 from nvme_emu.workload.writelog import WriteLog
 
 BLOCK = 4096
@@ -102,7 +102,7 @@ def test_content_scrambled_differs_from_write_to_write_in_every_512_bytes() -> N
     for generation in (1, 2):
         block = np.zeros(BLOCK, dtype=np.uint8)
         content.prepare(block)
-        content.fill(block, 8192, generation)
+        content.fill(block, stamps_of(block), 16, generation)
         blocks.append(block.reshape(8, 512))
     assert all((a != b).any() for a, b in zip(*blocks, strict=True))
 
@@ -117,7 +117,7 @@ def test_content_kinds_are_what_they_say() -> None:
     random = Content(refill=True, scramble=True, seed=1)
     random.prepare(block)
     before = block.copy()
-    random.fill(block, 0, 7)
+    random.fill(block, stamps_of(block), 0, 7)
     assert (block != before).mean() > 0.9
 
 
