@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BOUNCE_BYTES", "COLUMNS_MIN", "run_columns"]
 
-COLUMNS_MIN = 24
+COLUMNS_MIN = 32
 """Below about this many commands the scalar gait is quicker."""
 
 BOUNCE_BYTES = 64 * 4096

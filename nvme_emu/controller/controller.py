@@ -227,7 +227,8 @@ class Controller:
 
     def take_irqs(self) -> tuple[int, ...]:
         """The vectors raised since the last call; masked ones stay pending."""
-        return self.interrupts.take()
+        interrupts = self.interrupts
+        return interrupts.take() if interrupts.raised else ()
 
     def mask_vector(self, vector: int, masked: bool) -> None:
         """Write the mask bit of an MSI-X vector; unmasking raises what is pending."""

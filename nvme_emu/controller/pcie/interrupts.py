@@ -21,7 +21,8 @@ class Interrupts:
         self.vectors = vectors
         self._trace = trace
         self._clock = clock
-        self._raised: list[int] = []
+        self.raised: list[int] = []
+        """Raised and not taken yet, in order."""
         self._is_raised = bytearray(vectors)
         self._masked = bytearray(vectors)
         self._pending = bytearray(vectors)
@@ -34,14 +35,14 @@ class Interrupts:
             self._pending[vector] = 1
             return
         self._is_raised[vector] = 1
-        self._raised.append(vector)
+        self.raised.append(vector)
         emit = self._trace.emit
         if emit is not None:
             emit(RaiseIrq(self._clock(), vector))
 
     def take(self) -> tuple[int, ...]:
         """The vectors raised since the last call, each once, in the order in which they were raised."""
-        raised = self._raised
+        raised = self.raised
         if not raised:
             return ()
         taken = tuple(raised)
@@ -55,6 +56,11 @@ class Interrupts:
         if not 0 <= vector < self.vectors:
             return
         self._masked[vector] = masked
+        if masked and self._is_raised[vector]:
+            # Not taken yet: the message has not left, and now it must not.
+            self.raised.remove(vector)
+            self._is_raised[vector] = 0
+            self._pending[vector] = 1
         if not masked and self._pending[vector]:
             self._pending[vector] = 0
             self.raise_vector(vector)
@@ -65,6 +71,6 @@ class Interrupts:
 
     def reset(self) -> None:
         """A controller reset: no message of before is sent or pending. Masks are the host's and stay."""
-        self._raised.clear()
+        self.raised.clear()
         self._is_raised = bytearray(self.vectors)
         self._pending = bytearray(self.vectors)

@@ -53,6 +53,16 @@ def test_masked_vector_stays_pending_until_unmasked() -> None:
     assert host.ctrl.take_irqs() == ()
 
 
+def test_vector_masked_before_its_message_left_becomes_pending() -> None:
+    host = _host()
+    queue = host.io_queue(1, vector=2)
+    queue.run(NvmOpcode.FLUSH)
+    host.ctrl.mask_vector(2, True)
+    assert host.ctrl.take_irqs() == ()
+    host.ctrl.mask_vector(2, False)
+    assert host.ctrl.take_irqs() == (2,)
+
+
 def test_mask_of_a_vector_that_does_not_exist_is_harmless() -> None:
     host = _host()
     for vector in (-1, 65, 1 << 20):
