@@ -227,9 +227,17 @@ class SyncPath(SubmitPath):
                 self._reaping.release()
             for rq in done:
                 rq.mark_done()
-            waiters = self._tag_waiters
-            for _ in range(min(len(waiters), len(self.pair.tags.free))):
-                waiters.popleft().complete()
+            self._wake_tag_waiters()
+
+    def _wake_tag_waiters(self) -> None:
+        """One waiter for each free tag. Two handlers may do this at once, and each wake-up may switch tasks."""
+        waiters = self._tag_waiters
+        for _ in range(len(self.pair.tags.free) if waiters else 0):
+            try:
+                waiter = waiters.popleft()
+            except IndexError:
+                return
+            waiter.complete()
 
     def pending(self) -> list[Request]:
         return []
