@@ -83,16 +83,18 @@ class SimKernel(Runtime):
     def _sync(self, name: str) -> None:
         if get_ident() != self._ident:
             self._foreign_thread()
-        if not self._acc:
-            return
         me = self._cur
         if me.irq:
             return
-        # The same as settle(), written out: this runs several times an I/O.
+        heap = self._heap
+        if not self._acc and not (heap and heap[0][0] <= self._now and heap[0][2].__class__ is SimTimer):
+            return
+        # The same as settle(), written out: this runs several times an I/O. An interrupt that is due (the last
+        # effect raised it) comes first here even if no time has passed: a processor takes it before the next
+        # instruction, so nobody goes to sleep for what has just been completed.
         target = self._now + self._acc
         me.cpu_used_ns += self._acc
         self._acc = 0
-        heap = self._heap
         if (not heap or heap[0][0] > target) and not me.on_cpu.rq:
             self._now = target
         else:
