@@ -8,7 +8,7 @@ from kworker.lists import ListHead
 from kworker.task import state_name
 from kworker.worker import KthreadFlushWork, KthreadWork, KthreadWorker
 
-__all__ = ["DelayedSnapshot", "WorkSnapshot", "WorkerSnapshot", "snapshot"]
+__all__ = ["DelayedSnapshot", "WorkSnapshot", "WorkerSnapshot", "snapshot", "snapshot_locked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,24 +84,29 @@ def _state(worker: KthreadWorker, running: bool) -> str:
 def snapshot(worker: KthreadWorker) -> WorkerSnapshot:
     """The state of `worker` now, consistent under its lock. Do not call it with the lock held."""
     with worker.lock:
-        task = worker.task
-        running = worker.current_work if task is not None else None
-        current = _work(running) if running is not None else None
-        queued = tuple(_work(work) for work in worker.work_list)
-        barriers = [current] if current is not None else []
-        return WorkerSnapshot(
-            name=worker.name,
-            state=_state(worker, running is not None),
-            pid=task.pid if task is not None else None,
-            current=current,
-            running_ns=max(0, worker.runtime.now_ns - worker.running_since_ns) if running is not None else 0,
-            queued=queued,
-            delayed=_delayed(worker.delayed_work_list),
-            waiters=tuple(work.waiter for work in [*barriers, *queued] if work.waiter is not None),
-            runs=worker.runs,
-            failures=worker.failures,
-            busy_ns=worker.busy_ns,
-            cpu_ns=task.cpu_ns if task is not None else 0,
-            nvcsw=task.nvcsw if task is not None else 0,
-            blocked_ns=task.blocked_ns if task is not None else 0,
-        )
+        return snapshot_locked(worker)
+
+
+def snapshot_locked(worker: KthreadWorker) -> WorkerSnapshot:
+    """As `snapshot`, for a caller that holds the lock, or that runs where no task of a simulation can run."""
+    task = worker.task
+    running = worker.current_work if task is not None else None
+    current = _work(running) if running is not None else None
+    queued = tuple(_work(work) for work in worker.work_list)
+    barriers = [current] if current is not None else []
+    return WorkerSnapshot(
+        name=worker.name,
+        state=_state(worker, running is not None),
+        pid=task.pid if task is not None else None,
+        current=current,
+        running_ns=max(0, worker.runtime.now_ns - worker.running_since_ns) if running is not None else 0,
+        queued=queued,
+        delayed=_delayed(worker.delayed_work_list),
+        waiters=tuple(work.waiter for work in [*barriers, *queued] if work.waiter is not None),
+        runs=worker.runs,
+        failures=worker.failures,
+        busy_ns=worker.busy_ns,
+        cpu_ns=task.cpu_ns if task is not None else 0,
+        nvcsw=task.nvcsw if task is not None else 0,
+        blocked_ns=task.blocked_ns if task is not None else 0,
+    )

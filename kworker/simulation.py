@@ -229,7 +229,7 @@ class SimRuntime(SimKernel):
         self._check_thread()
         if self._closed:
             return
-        if self._cur is not self._root:
+        if self._cur is not self._root or not self._root.outside:
             raise KworkerError(
                 f"close() from inside the simulation (task {self._cur.comm!r}); return from it first"
             )
