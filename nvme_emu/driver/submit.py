@@ -10,6 +10,7 @@ The two asynchronous paths need no lock around the rings: only the worker touche
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
@@ -196,6 +197,9 @@ class SyncPath(SubmitPath):
         self._tag_waiters.append(waiter)
         if not self.pair.tags.free:
             waiter.wait(self.timeout_ns)
+        # Left on the list, it would take a wake-up that is meant for somebody who sleeps.
+        with contextlib.suppress(ValueError):
+            self._tag_waiters.remove(waiter)
 
     def _await(self, rq: Request) -> None:
         """Wait by polling if that is worth it, else by sleeping until the interrupt."""
