@@ -22,7 +22,7 @@ HANDOFF_MAX_NS = 100_000
 MARGIN = 0.02
 """Rates that differ by less than this are called equal."""
 PRECISION = 0.03
-IOS_MIN, IOS_PER_SLOT = 400, 24
+IOS_MIN, IOS_PER_SLOT = 300, 20
 NOMINAL = (1_000, 1_500)
 
 
@@ -109,30 +109,34 @@ def find_flip(
 def search_flip(
     advantage: Callable[[int], float], assumed_ns: int, limit_ns: int = HANDOFF_MAX_NS
 ) -> tuple[str, int | None]:
-    """The winner at the assumed cost, and the nearest cost found at which it no longer wins.
+    """The winner at the assumed cost, and the cost at which it stops winning (is ahead by less than MARGIN).
 
-    ``advantage(handoff_ns)`` is async / sync - 1. Looks at both ends of the range; where one has another sign than the
-    assumed cost, bisects between them. A winner that loses only somewhere in between and wins again is not found.
+    ``advantage(handoff_ns)`` is async / sync - 1. Looks at both ends of the range, and where the winner no longer
+    wins there, bisects. A winner that only loses somewhere in between and wins again is not found.
     """
     here = advantage(assumed_ns)
     if abs(here) < MARGIN:
         return "equal", None
-    wins = here > 0
+    winner, sign = ("async", 1) if here > 0 else ("sync", -1)
+
+    def still_wins(handoff_ns: int) -> bool:
+        # The loser's rate is the base of the margin, whichever of the two it is.
+        gain = advantage(handoff_ns)
+        return (gain if sign > 0 else 1 / (1 + gain) - 1) >= MARGIN if gain > -1 else sign < 0
+
     for end in (0, max(limit_ns, assumed_ns)):
-        if end != assumed_ns and (advantage(end) > 0) != wins:
-            return ("async" if wins else "sync"), _bisect(
-                lambda ns: (advantage(ns) > 0) == wins, assumed_ns, end
-            )
-    return ("async" if wins else "sync"), None
+        if end != assumed_ns and not still_wins(end):
+            return winner, _bisect(still_wins, assumed_ns, end)
+    return winner, None
 
 
-def _bisect(same: Callable[[int], bool], inside: int, outside: int) -> int:
-    """Between a cost where the winner is the same and one where it is not; to PRECISION of the value."""
+def _bisect(wins: Callable[[int], bool], inside: int, outside: int) -> int:
+    """Between a cost where the winner wins and one where it does not; to PRECISION of the value."""
     while abs(outside - inside) > max(50, PRECISION * min(inside, outside)):
         low, high = sorted((inside, outside))
         # Costs are a matter of magnitude, so halve the ratio where there is one.
         middle = round((low * high) ** 0.5) if low > 100 else (low + high) // 2
-        if same(middle):
+        if wins(middle):
             inside = middle
         else:
             outside = middle

@@ -21,7 +21,7 @@ RW_NAMES = ("randread", "randwrite", "read", "write", "rw", "randrw")
 WORKERS = ("pump", "per-request")
 CLOCKS = ("virtual", "wall")
 IODEPTH_MAX = 1023
-IOS_VIRTUAL = 8_000
+IOS_VIRTUAL = 6_000
 IOS_WALL = 2_000
 LBA_SIZE = 512
 BS_MAX = 16 << 20
@@ -34,8 +34,8 @@ class CompareConfig:
     """A comparison. ValueError, naming the value and the rule, where something is wrong.
 
     ``profiles`` names, TOML files or DeviceProfiles; ``bs`` bytes (or text such as "4k") and ``iodepth`` lists;
-    ``workers`` styles of the async mode; ``rw`` one of RW_NAMES; ``ios`` I/Os a row (None: 8000 in virtual time, so
-    that 8 of them lie above p99.9; 2000 on the wall clock); ``size`` of the SSD. ``cpus``, ``costs`` and ``host`` are
+    ``workers`` styles of the async mode; ``rw`` one of RW_NAMES; ``ios`` I/Os a row (None: 6000 in virtual time, so
+    that 6 of them lie above p99.9; 2000 on the wall clock); ``size`` of the SSD. ``cpus``, ``costs`` and ``host`` are
     the virtual host: four CPUs are the smallest host on which callers, worker and interrupts do not stand in each
     other's way at depth 1, and few enough that 32 callers have to share. ``flips`` False leaves out the search for
     the hand-off cost at which the verdict turns. ``processes`` share the rows on the virtual clock (0: one a
@@ -183,10 +183,10 @@ def plan_rows(config: CompareConfig) -> list[RowSpec]:
 class Row:
     """A measured row.
 
-    ``lat_ns`` from the call until the caller has the outcome: mean, p50, p99, p99_9 (names of json+ bins: at most
-    1/64 off), max. ``call_ns`` mean time until the call returns: in sync mode the whole latency, in async mode the
-    hand-over. ``caller_blocked`` the share of the callers' time in which they could not run: asleep, or ready without
-    a CPU. ``cpu_ns_per_io`` CPU time of callers, worker and interrupts an I/O; ``context_switches`` theirs an I/O.
+    ``lat_ns`` from the call until the caller has the outcome: mean, p50, p99, p99_9 (names of json+ bins, so at
+    most 1/64 off), max. ``call_ns`` mean time until the call returns: in sync mode the whole latency, in async mode
+    the hand-over. ``caller_blocked`` the share of the callers' time in which they slept. ``cpu_ns_per_io`` CPU time
+    of callers, worker and interrupts an I/O; ``context_switches``, ``doorbells`` and ``interrupts`` theirs an I/O.
     ``stages_ns`` the mean of each stage; together they are the mean latency.
     """
 

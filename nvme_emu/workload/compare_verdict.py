@@ -125,7 +125,7 @@ class _Case:
             if self.ratio(depth) < 1 + MARGIN:
                 break
             wins_from = depth
-        sentences = [self._where_sync_wins(), self._freed(wins_from), self._against_crowd(), *self._turns()]
+        sentences = [self._where_sync_wins(), self._freed(), self._against_crowd(), *self._turns()]
         return Verdict(
             profile=self.one.profile,
             bs=self.one.bs,
@@ -162,46 +162,46 @@ class _Case:
         gain = f"{times(self.ratio(deepest))} the IOPS of one sync caller at depth {deepest}"
         if self.ratio(deepest) < 1.5:
             gain = f"{percent(self.ratio(deepest))} IOPS than one sync caller at depth {deepest}"
-        return f"{what}: async wins {start}, with {gain} ({rate(self.best[deepest].iops)} against {rate(self.one.iops)})."
+        rates = f"{rate(self.best[deepest].iops)} against {rate(self.one.iops)}"
+        return f"{what}: async wins {start}, with {gain} ({rates})."
 
     def _where_sync_wins(self) -> str:
         """Why sync is better at the depths where it is: the hand-offs, against the device's time."""
         losing = [depth for depth in self.depths if self.ratio(depth) < 1 - MARGIN]
         equal = [depth for depth in self.depths if abs(self.ratio(depth) - 1) <= MARGIN]
         if not losing:
-            if equal and len(equal) < len(self.depths):
-                return f"At depth {_listed(equal)} the two are equal."
-            return ""
+            return (
+                f"At depth {_listed(equal)} the two are equal."
+                if equal and len(equal) < len(self.depths)
+                else ""
+            )
         first = losing[0]
-        row = self.best[first]
-        extra = row.lat_ns["mean"] - self.one.lat_ns["mean"]
-        device = self.one.stages_ns["device"]
-        if first == 1:
+        extra = self.best[first].lat_ns["mean"] - self.one.lat_ns["mean"]
+        device, whole = self.one.stages_ns["device"], self.one.lat_ns["mean"]
+        if first > 1:
+            why = "what the worker costs is more than what overlapping gains"
+        elif device < 1:
             why = (
-                f"handing a request to the worker and back adds {duration(extra)} to an I/O of "
-                f"{duration(self.one.lat_ns['mean'])}"
+                f"two hand-offs add {duration(extra)} to {duration(whole)}, and the device takes no time that could be "
+                "used meanwhile"
             )
-            why += (
-                f", {duration(device)} of which the device works"
-                if device >= 1
-                else ", and the device takes no time that could be used meanwhile"
-            )
-        elif device < self.one.lat_ns["mean"] / 2:
-            why = "the device answers sooner than a worker is woken, so that there is little to overlap"
         else:
-            why = "the worker costs more than the overlap gains"
+            why = (
+                f"two hand-offs add {duration(extra)} to {duration(whole)}, of which the device works "
+                f"{duration(device)}"
+            )
         share = round((1 - self.ratio(first)) * 100)
-        return f"At depth {_listed(losing)} sync is better (by {share} % of the IOPS at {first}): {why}."
+        where = _listed(losing) if len(losing) == 1 else f"{_listed(losing)} (here {first})"
+        return f"At depth {where} async has {share} % fewer IOPS: {why}."
 
-    def _freed(self, wins_from: int | None) -> str:
+    def _freed(self) -> str:
         """How long a call holds its caller."""
-        row = self.best[wins_from if wins_from is not None else self.depths[-1]]
-        held, freed = self.one.call_ns, row.call_ns
-        if freed >= held:
+        row = self.best[self.depths[-1]]
+        if row.call_ns >= self.one.call_ns:
             return ""
         return (
-            f"A call holds its caller for {duration(freed)} instead of {duration(held)} (depth {row.iodepth}, "
-            f"{row.worker})."
+            f"A call holds its caller for {duration(row.call_ns)} (depth {row.iodepth}, {row.worker}) instead of "
+            f"{duration(self.one.call_ns)}."
         )
 
     def _against_crowd(self) -> str:
@@ -213,43 +213,67 @@ class _Case:
         crowd, row = self.crowd[depth], self.best[depth]
         ratio = _over(row.iops, crowd.iops)
         if abs(ratio - 1) <= MARGIN:
-            outcome = f"{depth} sync callers reach the same IOPS as one async caller"
+            outcome = f"{depth} sync callers have the same IOPS as one async caller"
         elif ratio > 1:
-            gain = f"{percent(ratio)} IOPS" if ratio < 1.95 else f"{times(ratio)} the IOPS"
-            than = "than" if ratio < 1.95 else "of"
-            outcome = f"One async caller has {gain} {than} {depth} sync callers"
+            gain = f"{percent(ratio)} IOPS than" if ratio < 1.95 else f"{times(ratio)} the IOPS of"
+            outcome = f"One async caller has {gain} {depth} sync callers"
         else:
-            outcome = (
-                f"{depth} sync callers have {percent(_over(crowd.iops, row.iops))} IOPS than one async caller, whose "
-                "one worker is the limit" if self._worker_is_limit(row) else
-                f"{depth} sync callers have {percent(_over(crowd.iops, row.iops))} IOPS than one async caller"
-            )  # fmt: skip
+            outcome = f"{depth} sync callers have {percent(1 / ratio)} IOPS than one async caller"
+            if self._worker_is_limit(row):
+                outcome += ", whose one worker is the limit"
         return (
-            f"{outcome}, at {duration(crowd.cpu_ns_per_io)} CPU and {crowd.context_switches:.2g} switches an I/O "
-            f"against {duration(row.cpu_ns_per_io)} and {row.context_switches:.2g}."
+            f"{outcome}; an I/O costs the sync callers {duration(crowd.cpu_ns_per_io)} CPU and "
+            f"{crowd.context_switches:.1f} context switches, async {duration(row.cpu_ns_per_io)} and "
+            f"{row.context_switches:.1f}."
         )
 
-    def _worker_is_limit(self, row: Row) -> bool:
-        """Whether most of the latency is waiting for the worker's turn."""
-        waits = row.stages_ns["worker_list"] + row.stages_ns["completion"]
+    @staticmethod
+    def _worker_is_limit(row: Row) -> bool:
+        """Whether a request waits longer for the worker's turn than for the device."""
+        waits = row.stages_ns["worker_list"] + row.stages_ns["submission"] + row.stages_ns["completion"]
         return waits > row.stages_ns["device"]
 
     def _turns(self) -> list[str]:
-        """At which hand-off cost the outcome turns."""
-        return [_turn(flip) for flip in self.flips if flip.winner != "equal"]
+        """At which hand-off cost the outcome turns: one sentence for all that never do, one for each that does."""
+        decided = self._decided()
+        never = [flip for flip in decided if flip.at_ns is None]
+        sentences = [_turn(flip) for flip in decided if flip.at_ns is not None]
+        if never:
+            held = " and that ".join(_standing(flip) for flip in never)
+            limit = duration(never[0].searched_to_ns)
+            sentences.append(
+                f"That {held} holds at every hand-off cost (wake-up + switch) from 0 to {limit}."
+            )
+        return sentences
+
+    def _decided(self) -> list[Flip]:
+        """The searches whose winner is also that of the rows: near a tie, short runs may see another."""
+        decided = []
+        for flip in self.flips:
+            row = self.best.get(flip.iodepth)
+            other = self.one if flip.callers == 1 else self.crowd.get(flip.callers)
+            if row is None or other is None or flip.winner == "equal":
+                continue
+            ratio = _over(row.iops, other.iops)
+            if abs(ratio - 1) > MARGIN and (ratio > 1) == (flip.winner == "async"):
+                decided.append(flip)
+        return decided
+
+
+def _standing(flip: Flip) -> str:
+    callers = "one sync caller" if flip.callers == 1 else f"{flip.callers} sync callers"
+    if flip.winner == "async":
+        return f"async at depth {flip.iodepth} beats {callers}"
+    return f"{callers} beat{'s' if flip.callers == 1 else ''} async at depth {flip.iodepth}"
 
 
 def _turn(flip: Flip) -> str:
-    callers = "one sync caller" if flip.callers == 1 else f"{flip.callers} sync callers"
-    at = f"at depth {flip.iodepth} against {callers}"
-    if flip.at_ns is None:
-        return (
-            f"Whatever a hand-off (wake-up + switch) costs from 0 to {duration(flip.searched_to_ns)}, {flip.winner} "
-            f"stays ahead {at}."
-        )
+    assert flip.at_ns is not None
+    side = "less" if flip.at_ns > flip.assumed_ns else "more"
+    standing = _standing(flip)
     return (
-        f"That {flip.winner} is ahead {at} would turn at a hand-off (wake-up + switch) of {duration(flip.at_ns)}; "
-        f"{duration(flip.assumed_ns)} is assumed."
+        f"{standing[0].upper()}{standing[1:]} only while a hand-off (wake-up + switch) costs {side} "
+        f"than {duration(flip.at_ns)}; {duration(flip.assumed_ns)} is assumed."
     )
 
 

@@ -45,8 +45,8 @@ STAGE_WORDS = {
 SERIES_MARKS = {
     "sync 1": ("│", "white"),
     "sync N": ("○", "yellow"),
-    "pump": ("◆", "green"),
     "per-request": ("◇", "cyan"),
+    "pump": ("◆", "green"),
 }
 SERIES_WORDS = {
     "sync 1": "one sync caller",
@@ -56,16 +56,30 @@ SERIES_WORDS = {
 }
 
 
+_KEY = Text(
+    "Latencies and CPU time in µs · blkd: the callers' time in which they were blocked · sw: context switches an "
+    "I/O · bold: most IOPS at that depth",
+    style="dim",
+)
+
+
+_NEXT = Text(
+    "--html FILE draws it, --json FILE keeps it; docs/compare.md explains every figure.", style="dim"
+)
+
+
 def render(comparison: Comparison) -> RenderableType:
     """Everything: tables, charts, assumptions, verdict."""
     parts: list[RenderableType] = [_title(comparison)]
+    if comparison.rows:
+        parts.append(_KEY)
     for rows in devices(comparison.rows):
         parts += [Text(""), _Responsive(rows)]
     if comparison.rows:
         parts += [Text(""), IopsChart(comparison.rows), Text(""), StageBars(comparison.rows)]
     parts += [Text(""), assumptions_table(comparison)]
     if comparison.verdict:
-        parts += [Text(""), verdict_panel(comparison)]
+        parts += [Text(""), verdict_panel(comparison), _NEXT]
     return Group(*parts)
 
 
@@ -138,13 +152,14 @@ def rows_table(rows: Sequence[Row], *, wide: bool = False) -> Table:
     )
     table = Table(
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         title=title,
         title_justify="left",
         title_style="",
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
-    table.add_column("QD", justify="right", no_wrap=True)
+    table.add_column("QD", justify="right", no_wrap=True, min_width=4)
     table.add_column("who", no_wrap=True, min_width=17)
     names = ["IOPS", "MB/s", "mean µs", "p50", "p99", "p99.9"]
     names += ["max", "held"] if wide else []
@@ -205,15 +220,20 @@ def assumptions_table(comparison: Comparison) -> RenderableType:
 
 
 def verdict_panel(comparison: Comparison) -> RenderableType:
-    """The verdict, a paragraph a device."""
-    parts: list[RenderableType] = []
+    """The verdict: for each device a headline and its reasons."""
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
     for verdict in comparison.verdict:
-        if parts:
-            parts.append(Text(""))
-        text = Text(verdict.headline, style="bold")
-        text.append(" " + " ".join(verdict.reasons), style="not bold")
-        parts.append(text)
-    return Panel(Group(*parts), title="Verdict", title_align="left", box=box.ROUNDED, padding=(0, 1))
+        if grid.row_count:
+            grid.add_row("", "")
+        grid.add_row(
+            Text("●", style="green" if verdict.async_wins_from is not None else "yellow"),
+            Text(verdict.headline, style="bold"),
+        )
+        for reason in verdict.reasons:
+            grid.add_row(Text("·", style="dim"), Text(reason))
+    return Panel(grid, title="Verdict", title_align="left", box=box.ROUNDED, padding=(0, 1))
 
 
 # Charts ----------------------------------------------------------------------------------------------
@@ -264,23 +284,23 @@ class IopsChart:
 
     def _lines(self, name: str, rows: Sequence[Row], label: int, width: int) -> Iterator[Text]:
         one = [row for row in rows if series_of(row) == "sync 1"]
+        order = list(SERIES_MARKS)
         for place, depth in enumerate(sorted({row.iodepth for row in rows})):
-            cells: list[tuple[str, str]] = [
-                ("·" if i % 2 == 0 else " ", "bright_black") for i in range(width)
-            ]
+            cells: list[tuple[str, str]] = [(" ", "")] * width
             for column, _ in self._ticks(width):
                 cells[column] = ("┊", "bright_black")
-            # The reference first, so that what is at the same place is drawn over it.
-            order = list(SERIES_MARKS)
-            drawn = one + sorted(
-                (r for r in rows if r.iodepth == depth and r not in one),
-                key=lambda r: -order.index(series_of(r)),
-            )
-            for row in drawn:
-                cells[self._column(row.iops, width)] = SERIES_MARKS[series_of(row)]
+            # What is at the same place as another mark is drawn over it: the reference first, the pump last.
+            here = [row for row in rows if row.iodepth == depth and row not in one]
+            drawn = one + sorted(here, key=lambda row: order.index(series_of(row)))
+            columns = [self._column(row.iops, width) for row in drawn]
+            for column in range(min(columns), max(columns)):
+                cells[column] = ("─", "bright_black")
+            for column, row in zip(columns, drawn, strict=True):
+                cells[column] = SERIES_MARKS[series_of(row)]
             text = Text(f"{name if place == 0 else '':<{label - 7}}QD {depth:<4}"[:label].ljust(label))
             for mark, style in cells:
                 text.append(mark, style=style)
+            text.rstrip()
             yield text
 
 
@@ -288,7 +308,7 @@ class StageBars:
     """Where the time goes: a stacked bar for the main rows of each device, each as long as its latency is."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._groups = [_main_rows(group) for group in devices(rows)]
+        self._groups = [main_rows(group) for group in devices(rows)]
         self._several_bs = len({row.bs for row in rows}) > 1
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -313,17 +333,13 @@ class StageBars:
         return text
 
 
-def _main_rows(rows: Sequence[Row]) -> list[Row]:
-    """One sync caller, and each async worker at the least and the greatest depth."""
-    depths = [row.iodepth for row in rows if row.mode == "async"]
-    ends = {min(depths), max(depths)} if depths else set()
-    deepest = max((row.callers for row in rows if row.mode == "sync"), default=1)
-    return [
-        row
-        for row in rows
-        if (row.mode == "async" and row.iodepth in ends)
-        or (row.mode == "sync" and row.callers in (1, deepest))
-    ]
+def main_rows(rows: Sequence[Row]) -> list[Row]:
+    """One sync caller and the most of them, async at the least depth and each worker at the greatest."""
+    async_rows = [row for row in rows if row.mode == "async"]
+    chosen = async_rows[:1] + [row for row in async_rows[1:] if row.iodepth == async_rows[-1].iodepth]
+    most = max((row.callers for row in rows if row.mode == "sync"), default=1)
+    chosen += [row for row in rows if row.mode == "sync" and row.callers in (1, most)]
+    return [row for row in rows if row in chosen]
 
 
 def shares(values: Iterable[float], cells: int) -> list[int]:
