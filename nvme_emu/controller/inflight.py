@@ -87,6 +87,10 @@ class InFlight:
             heapq.heappop(due)
         return None
 
+    def busy_ns(self, now_ns: int) -> int:
+        """Nanoseconds in which timed commands were in flight, up to now."""
+        return self._counters.busy_ns + (max(0, now_ns - self._busy_since_ns) if self._timed else 0)
+
     def clear(self, now_ns: int) -> int:
         """A reset: all are gone. Returns how many there were."""
         if self._timed:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-__all__ = ["errors", "memory", "ports", "segments", "trace", "units"]
+__all__ = ["errors", "histogram", "memory", "ports", "segments", "trace", "units"]

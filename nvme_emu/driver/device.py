@@ -127,6 +127,16 @@ class NvmeDriver:
             raise NvmeError(errno.ENODEV, "the controller has not been probed")
         return self._admin
 
+    @property
+    def admin_queue(self) -> AdminQueue | None:
+        """The admin queue, None before probe; for observers."""
+        return self._admin
+
+    @property
+    def event_worker(self) -> KthreadWorker | None:
+        """The worker that handles asynchronous events, while there is one."""
+        return self._wq
+
     def _state_changed(self, old: CtrlState, new: CtrlState) -> None:
         emit = self.trace.emit
         if emit is not None:

@@ -19,7 +19,7 @@ import kworker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kworker import Runtime, TimerHandle
+    from kworker import Runtime, Spinlock, TimerHandle
     from nvme_emu.core.memory import HostMemory
     from nvme_emu.core.ports import DevicePort, IrqHandler, PassiveDevice
 
@@ -45,6 +45,11 @@ class InprocTransport:
     def memory(self) -> HostMemory:
         """The address space that the device reaches by DMA."""
         return self._memory
+
+    @property
+    def lock(self) -> Spinlock:
+        """What guards the controller: observers hold it while they read."""
+        return self._lock
 
     def read32(self, offset: int) -> int:
         """Read a 32-bit property."""

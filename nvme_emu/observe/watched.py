@@ -1,0 +1,147 @@
+"""What can be looked at, and how to look without getting in the way.
+
+A machine on threads is read under the lock that guards its controller, for some tens of microseconds. When
+the lock is not to be had within ``LOCK_WAIT_S`` (somebody stepping through a trace holds it) the state is
+read all the same, and says that it is not consistent: every table is copied in one atomic operation of the
+interpreter, so that no reader ever fails.
+
+A simulation has one thread, and its locks are not for others. Whoever asks from another thread leaves the
+question behind; the simulation's own thread answers it at its next event, between two of its steps. While it
+makes none for ``LOCK_WAIT_S`` nothing is moving, and the asking thread reads by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from nvme_emu.observe.recorder import Recorder
+
+if TYPE_CHECKING:
+    from nvme_emu.controller.controller import Controller
+    from nvme_emu.core.trace import TraceHub
+    from nvme_emu.driver.device import NvmeDriver
+
+__all__ = ["Guard", "Watched", "watch"]
+
+LOCK_WAIT_S = 0.1
+
+_T = TypeVar("_T")
+
+
+class Guard(Protocol):
+    """The lock around a controller: ``threading.Lock``, ``RLock`` and kworker's Spinlock are ones."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> Any: ...
+    def release(self) -> None: ...
+
+
+class _MachineLike(Protocol):
+    """What `watch` needs of a `Machine` (which this room cannot import)."""
+
+    controller: Any
+    driver: Any
+    runtime: Any
+    port: Any
+    trace: Any
+
+
+@dataclass(kw_only=True, eq=False)
+class Watched:
+    """A controller, what guards it, and what stands around it.
+
+    ``clock_ns`` gives the machine's time, ``clock`` is "wall" or "virtual". ``driver`` is the driver of this
+    process, None for a server. ``home`` is the thread of a simulation: the one that made this object.
+    ``recorder`` measures latencies while it is attached (`start_recording`).
+    """
+
+    controller: Controller
+    trace: TraceHub
+    lock: Guard | None
+    clock_ns: Callable[[], int]
+    clock: str = "wall"
+    driver: NvmeDriver | None = None
+    recorder: Recorder | None = None
+    home: int = field(default_factory=threading.get_ident)
+    _recording: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def virtual(self) -> bool:
+        """Whether this is a simulation."""
+        return self.clock == "virtual"
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[bool]:
+        """Hold what guards the controller, if it can be had in time; gives whether it is held."""
+        lock = None if self.virtual else self.lock
+        held = lock is not None and bool(lock.acquire(timeout=LOCK_WAIT_S))
+        try:
+            yield held
+        finally:
+            if held and lock is not None:
+                lock.release()
+
+    def read(self, fn: Callable[[bool], _T]) -> _T:
+        """``fn(consistent)`` where it may look at everything; it must not block, change or keep anything."""
+        if not self.virtual:
+            with self.guarded() as held:
+                return fn(held or self.lock is None)
+        if threading.get_ident() == self.home:
+            return fn(True)
+        return self._ask_simulation(fn)
+
+    def _ask_simulation(self, fn: Callable[[bool], _T]) -> _T:
+        answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+        turn = threading.Lock()  # taken by whoever answers: exactly one does
+
+        def answer(_event: object) -> None:
+            if threading.get_ident() == self.home and turn.acquire(blocking=False):
+                try:
+                    answers.put((fn(True), None))
+                except Exception as error:
+                    answers.put((None, error))
+
+        self.trace.add_sink(answer)
+        try:
+            result, failed = answers.get(timeout=LOCK_WAIT_S)
+        except queue.Empty:
+            if turn.acquire(blocking=False):
+                return fn(False)
+            result, failed = answers.get()
+        finally:
+            self.trace.remove_sink(answer)
+        if failed is not None:
+            raise failed
+        return result  # type: ignore[no-any-return]
+
+    def start_recording(self) -> Recorder:
+        """Attach a recorder, or give the one that is attached. It costs some microseconds an I/O."""
+        with self._recording:
+            if self.recorder is None:
+                self.recorder = Recorder(self.clock_ns())
+                self.trace.add_sink(self.recorder)
+            return self.recorder
+
+    def stop_recording(self) -> None:
+        """Detach the recorder and forget what it measured. Nothing happens when none is attached."""
+        with self._recording:
+            if self.recorder is not None:
+                self.trace.remove_sink(self.recorder)
+                self.recorder = None
+
+
+def watch(machine: _MachineLike) -> Watched:
+    """What can be looked at in a :class:`nvme_emu.Machine`. For a simulation: call it on its own thread."""
+    runtime = machine.runtime
+    return Watched(
+        controller=machine.controller,
+        trace=machine.trace,
+        lock=machine.port.lock,
+        clock_ns=lambda: int(runtime.now_ns),
+        clock="virtual" if runtime.virtual else "wall",
+        driver=machine.driver,
+    )
