@@ -40,7 +40,7 @@ from kworker.freezer import (
     thaw_processes,
     try_to_freeze,
 )
-from kworker.jiffies import (
+from kworker.jiffy import (
     HZ,
     MAX_SCHEDULE_TIMEOUT,
     NSEC_PER_JIFFY,
@@ -197,7 +197,7 @@ __all__ = [
     # inspect
     "WorkerSnapshot",
     "snapshot",
-    # jiffies
+    # jiffy
     "HZ",
     "MAX_SCHEDULE_TIMEOUT",
     "NSEC_PER_JIFFY",

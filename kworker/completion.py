@@ -6,7 +6,7 @@ import _thread
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from kworker.jiffies import jiffies_left, jiffies_to_ns
+from kworker.jiffy import jiffies_left, jiffies_to_ns
 from kworker.runtime import Runtime, current_runtime
 from kworker.task import TASK_RUNNING, TASK_UNINTERRUPTIBLE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kworker.jiffies import NSEC_PER_JIFFY, jiffies_to_ns
+from kworker.jiffy import NSEC_PER_JIFFY, jiffies_to_ns
 from kworker.misuse import warn
 from kworker.runtime import Runtime
 from kworker.timer import TimerList, timer_delete_sync, timer_pending

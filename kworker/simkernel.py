@@ -7,7 +7,7 @@ may have to spin. The alternative, a hub greenlet, is simpler to draw and costs 
 
 This is the *run to block* gear: a task runs until it blocks. What it consumes accrues in `_acc` and is
 settled when others could see a difference. `_now + _acc` is the local time of whoever runs; `_acc` is zero
-at every switch. explore.py overrides the parts that differ in the other gear.
+at every switch. exploring.py overrides the parts that differ in the other gear.
 """
 
 from __future__ import annotations

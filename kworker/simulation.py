@@ -41,7 +41,7 @@ class SimRuntime(SimKernel):
 
     def __new__(cls, *args: Any, scheduler: Scheduler | str | None = None, **kwargs: Any) -> SimRuntime:
         if cls is SimRuntime and scheduler not in (None, "run-to-block"):
-            from kworker.explore import ExploreRuntime
+            from kworker.exploring import ExploreRuntime
 
             return cast(SimRuntime, super().__new__(ExploreRuntime))
         return super().__new__(cls)

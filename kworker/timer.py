@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kworker.jiffies import (
+from kworker.jiffy import (
     MAX_SCHEDULE_TIMEOUT,
     NSEC_PER_JIFFY,
     jiffies_left,

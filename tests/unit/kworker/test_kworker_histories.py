@@ -340,13 +340,13 @@ def test_history_16_delayed_works_run_in_order_of_time_not_of_the_list(rt: Runti
         ran.append(work.owner)
         done.complete()
 
-    works = [KthreadDelayedWork(fn, owner=delay) for delay in (60, 20, 40)]
+    works = [KthreadDelayedWork(fn, owner=delay) for delay in (300, 100, 200)]
     for dwork in works:
         kthread_queue_delayed_work(worker, dwork, dwork.owner)
     assert len(worker.delayed_work_list) == 3
     for _ in works:
         done.wait()
-    assert ran == [20, 40, 60]
+    assert ran == [100, 200, 300]
 
 
 class Spi:

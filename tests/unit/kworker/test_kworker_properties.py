@@ -85,7 +85,9 @@ class Model:
 
 
 STEP = st.tuples(
-    st.sampled_from("queue queue delayed mod cancel flush flush_worker advance stop start".split()),
+    st.sampled_from(
+        ["queue", "queue", "delayed", "mod", "cancel", "flush", "flush_worker", "advance", "stop", "start"]
+    ),
     st.integers(0, WORKS - 1),
     st.integers(0, 5),
 )
