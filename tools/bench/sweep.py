@@ -286,6 +286,9 @@ def plot(sweeps: Sequence[Sweep], file: Path) -> None:
         panel.loglog(sweep.points, sweep.iops, "o-", base=10)
         panel.set_xlabel(sweep.axis)
         panel.set_ylabel("IOPS")
+        # A decade around the points, so that noise does not fill the panel.
+        if sweep.iops:
+            panel.set_ylim(min(sweep.iops) / 3, max(sweep.iops) * 3)
         panel.grid(True, which="both", alpha=0.3)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
