@@ -7,6 +7,7 @@ machine's clock: virtual time in a simulation, ``perf_counter_ns`` on threads.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -227,23 +228,27 @@ class TraceHub:
 
     ``emit`` is None while nobody listens, so that a trace point that is off costs one test. With one sink
     it *is* that sink; with several it calls each in the order in which they were added.
+    Sinks may be added and removed by any thread, while others emit.
     """
 
-    __slots__ = ("_sinks", "emit")
+    __slots__ = ("_lock", "_sinks", "emit")
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._sinks: list[Sink] = []
         self.emit: Sink | None = None
 
     def add_sink(self, sink: Sink) -> None:
         """Let ``sink(event)`` see every event from now on."""
-        self._sinks.append(sink)
-        self._choose()
+        with self._lock:
+            self._sinks.append(sink)
+            self._choose()
 
     def remove_sink(self, sink: Sink) -> None:
         """Stop a sink; ValueError if it was not added."""
-        self._sinks.remove(sink)
-        self._choose()
+        with self._lock:
+            self._sinks.remove(sink)
+            self._choose()
 
     def _choose(self) -> None:
         if not self._sinks:
