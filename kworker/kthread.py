@@ -75,6 +75,7 @@ class Kthread:
         "is_per_cpu",
         "lock",
         "parked",
+        "parkings",
         "result",
         "should_park",
         "should_stop",
@@ -89,6 +90,7 @@ class Kthread:
         self.full_name = full_name
         self.should_stop = False
         self.should_park = False
+        self.parkings = 0
         self.is_per_cpu = False
         self.cpu: int | None = None
         self.result = 0
@@ -417,6 +419,7 @@ def kthread_park(k: TaskStruct) -> int:
         again, cannot = kthread.should_park, rules is not None and kthread.started
         if not again and not cannot:
             kthread.should_park = True
+            kthread.parkings += 1
     if again:
         warn(f"kthread_park: {k.comm!r} was asked to park already; unpark it first")
         return -errno.EBUSY
@@ -450,13 +453,17 @@ def kthread_parkme() -> None:
 
 def _parkme(task: TaskStruct, kthread: Kthread) -> None:
     runtime = task.runtime
+    answered = -1
     while True:
         # The state comes before the look at the flag: an unpark in between makes schedule() return.
         runtime.prepare(task, TASK_PARKED)
         if not kthread.should_park:
             break
+        if kthread.parkings != answered:
+            # Once for each kthread_park, also if a spurious wake-up brings us here again.
+            answered = kthread.parkings
+            kthread.parked.complete()
         task.waiting_on = "kthread_unpark"
-        kthread.parked.complete()
         runtime.schedule()
     task.waiting_on = None
     task.state = TASK_RUNNING

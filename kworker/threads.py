@@ -21,29 +21,26 @@ from kworker.task import (
     TASK_UNINTERRUPTIBLE,
     TaskStruct,
 )
+from kworker.token import LockToken, make_token
 
 __all__ = ["ThreadRuntime", "ThreadTask"]
 
 R = TypeVar("R")
 
-_WAIT_MAX_S = _thread.TIMEOUT_MAX / 2
 _now = time.perf_counter_ns
 
 
 class ThreadTask(TaskStruct):
     """A task that is an OS thread.
 
-    `_token` is its wake-up: a lock that is free while a wake-up is pending. Measured on two cores against a
-    Condition and an eventfd (ping-pong of two threads): lock 1, eventfd 1.1, Condition 1.9; and only the
-    lock costs no system call when nobody sleeps. Taking it twice is harmless, so wake-ups merge.
+    `_token` is its wake-up (token.py says which kind and why).
     """
 
     __slots__ = ("_final", "_thread", "_token")
 
     def __init__(self, comm: str, pid: int, runtime: Runtime) -> None:
         super().__init__(comm, pid, runtime)
-        self._token = _thread.allocate_lock()
-        self._token.acquire()
+        self._token = make_token()
         self._thread: threading.Thread | None = None
         self._final: tuple[int, int, int] | None = None
         self.start_ns = _now()
@@ -115,7 +112,7 @@ class ThreadRuntime(Runtime):
         self._timers: list[tuple[int, int, _ThreadTimer]] = []
         self._timer_seq = 0
         self._timer_dead = 0
-        self._timer_kick = _thread.allocate_lock()
+        self._timer_kick = LockToken()
         self._timer_thread: threading.Thread | None = None
         self._timer_ident: int | None = None
         self._timer_idle = _thread.allocate_lock()
@@ -142,7 +139,7 @@ class ThreadRuntime(Runtime):
                 )
                 self._timer_thread.start()
         if first and _thread.get_ident() != self._timer_ident:
-            _release(self._timer_kick)
+            self._timer_kick.give()
         return timer
 
     def _timer_dropped(self) -> None:
@@ -170,11 +167,11 @@ class ThreadRuntime(Runtime):
                         report_failure(exc, None, "timer function")
                     timer.running = False
                     continue
-            kick.acquire(True, wait_s)
+            kick.take(wait_s)
         self._timer_ident = None
 
-    def _timer_next(self) -> tuple[_ThreadTimer | None, float]:
-        """The timer that is due, marked as running; or None and the seconds to sleep (-1 without end)."""
+    def _timer_next(self) -> tuple[_ThreadTimer | None, float | None]:
+        """The timer that is due, marked as running; or None and the seconds to sleep (None: until kicked)."""
         timers = self._timers
         while timers:
             when, _, timer = timers[0]
@@ -184,12 +181,12 @@ class ThreadRuntime(Runtime):
                 continue
             left_ns = when - _now()
             if left_ns > 0:
-                return None, min(left_ns / 1e9, _WAIT_MAX_S)
+                return None, left_ns / 1e9
             heapq.heappop(timers)
             timer.pending = False
             timer.running = True
             return timer, 0.0
-        return None, -1
+        return None, None
 
     def wait_callback(self, handle: TimerHandle) -> None:
         if handle.running and _thread.get_ident() != self._timer_ident:
@@ -233,7 +230,7 @@ class ThreadRuntime(Runtime):
         context.runtime = self
         context.task = task
         while task.state != TASK_RUNNING:
-            task._token.acquire()
+            task._token.take()
         try:
             entry(task)
         finally:
@@ -243,7 +240,7 @@ class ThreadRuntime(Runtime):
     def prepare(self, task: TaskStruct, state: int) -> None:
         # A wake-up left over from the last sleep must not end this one. A new one that is lost here came
         # before the caller looks at its condition, so it sees what the waker did.
-        cast(ThreadTask, task)._token.acquire(False)
+        cast(ThreadTask, task)._token.drop()
         task.state = state
 
     def schedule(self, deadline_ns: int | None = None) -> None:
@@ -261,11 +258,9 @@ class ThreadRuntime(Runtime):
         start = _now()
         token = cast(ThreadTask, task)._token
         if deadline_ns is None:
-            token.acquire()
-        else:
-            left_s = (deadline_ns - start) / 1e9
-            if left_s > 0:
-                token.acquire(True, min(left_s, _WAIT_MAX_S))
+            token.take()
+        elif deadline_ns > start:
+            token.take((deadline_ns - start) / 1e9)
         task.state = TASK_RUNNING
         task.blocked_ns += _now() - start
 
@@ -273,7 +268,7 @@ class ThreadRuntime(Runtime):
         if not task.state & states:
             return 0
         task.state = TASK_RUNNING
-        _release(cast(ThreadTask, task)._token)
+        cast(ThreadTask, task)._token.give()
         if self.hook is not None:
             self.hook("sched_wakeup", (task.comm, task.pid))
         return 1
@@ -316,7 +311,7 @@ class ThreadRuntime(Runtime):
         """Stop the timer thread; timers that are still armed never fire."""
         thread = self._timer_thread
         self._closing = True
-        _release(self._timer_kick)
+        self._timer_kick.give()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
         with self._timer_lock:
@@ -324,14 +319,6 @@ class ThreadRuntime(Runtime):
             for _, _, timer in self._timers:
                 timer.pending = False
             self._timers.clear()
-
-
-def _release(token: _thread.LockType) -> None:
-    """Make a wake-up pending; a second one before it is seen changes nothing."""
-    try:  # noqa: SIM105  suppress() costs 0.5 us, this nothing
-        token.release()
-    except RuntimeError:
-        pass
 
 
 def _set_os_name(pid: int, comm: str) -> None:
