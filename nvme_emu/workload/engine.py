@@ -38,7 +38,8 @@ class SyncJob(Job):
     def _transfer(self, batches: Iterable[list[Operation]], nbytes: int, ios: int, *, check: bool) -> None:
         plan, ns, now, stats = self.plan, self.ns, self._now, self.stats
         read, write, discard = ns.read, ns.write, ns.discard
-        lba_size, charge, paced = plan.lba_size, self._charge, self._paced
+        lba_size, charge, paced = plan.lba_size, plan.cpu_ns_per_io, self._paced
+        runtime, virtual = self.runtime, self.runtime.virtual
         think, fsync = plan.thinktime_ns, plan.fsync_every
         fills = self.verifier is not None or self.content.fills
         buffer = aligned_buffers(1, self.block_bytes_max)[0]
@@ -53,8 +54,11 @@ class SyncJob(Job):
             for direction, slba, nlb, tag in batch:
                 if nbytes <= 0 or ios <= 0:
                     break
-                if charge:
-                    self.runtime.consume(charge)
+                if virtual:
+                    # What this job has used up so far becomes visible, and what is due on its CPU happens.
+                    # A job whose I/Os never put it to sleep would else run ahead of all others.
+                    runtime.consume(charge)
+                    runtime.settle()
                 size = nlb * lba_size
                 if paced and not self._sleep_until(self._due(direction, size)):
                     nbytes = 0

@@ -137,6 +137,7 @@ class AsyncJob(Job):
                     self._wait(feed.due if feed.held is not None and feed.due and free else None)
                 if done and self._reap(check):
                     feed.ended = True
+                self.runtime.settle()
                 now = self._now()
                 if now >= self._event and self._tick(now):
                     feed.ended = True
@@ -151,7 +152,8 @@ class AsyncJob(Job):
         free, slat = self._free, [direction.slat.buffer.append for direction in self.stats.directions]
         now, depth_counts, depth_slots = self._now, self.stats.depth_counts, self._depth_slots
         draw = feed.draw
-        ns, lba_size, charge = self.ns, self.plan.lba_size, self._charge
+        ns, lba_size, charge = self.ns, self.plan.lba_size, self.plan.cpu_ns_per_io
+        consume = self.runtime.consume
         submit_read, submit_write = ns.submit_read, ns.submit_write
         fills = self.verifier is not None or self.content.fills
         count = 0
@@ -161,7 +163,7 @@ class AsyncJob(Job):
                 break
             direction, slba, nlb, tag = operation
             if charge:
-                self.runtime.consume(charge)
+                consume(charge)
             slot = free.pop()
             slot.start = now()
             slot.direction, slot.slba, slot.tag = direction, slba, tag

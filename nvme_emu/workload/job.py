@@ -96,8 +96,6 @@ class Job:
         self._paced = any(plan.rate_iops) or any(plan.rate_bytes)
         self._pace_start = 0
         self._pace_done = [[0, 0], [0, 0], [0, 0]]
-        # In virtual time Python's speed plays no part: an I/O costs the job what the plan says.
-        self._charge = plan.cpu_ns_per_io if runtime.virtual else 0
         # The property's function without the attribute look-up: the clock is read several times an I/O.
         getter = type(runtime).now_ns.fget  # type: ignore[attr-defined]
         self._now: Callable[[], int] = partial(getter, runtime)
