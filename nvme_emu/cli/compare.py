@@ -52,6 +52,7 @@ class Options:
     seed: int
     cpus: int
     calibrate: bool
+    flips: bool
     baseline: str | None
     tolerance: float | None
     output_format: str
@@ -96,7 +97,7 @@ class Options:
 @click.option(
     "--rw", default="randread", show_default=True, help="randread, randwrite, read, write, rw or randrw."
 )
-@click.option("--ios", type=click.IntRange(1), help="I/Os a row. [default: 6000 virtual, 2000 wall]")
+@click.option("--ios", type=click.IntRange(1), help="I/Os a row. [default: 5000 virtual, 2000 wall]")
 @click.option("--size", metavar="SIZE", default="64M", show_default=True, help="Size of the SSD.")
 @click.option(
     "--seed",
@@ -110,6 +111,11 @@ class Options:
 )
 @click.option(
     "--calibrate", is_flag=True, help="Measure this machine's costs first, and use them on the virtual clock."
+)
+@click.option(
+    "--flips/--no-flips",
+    default=True,
+    help="Search for the hand-off cost at which the verdict turns (a quarter of the time).",
 )
 @click.option(
     "--baseline", metavar="OLD.json", help="Exit with 1 where a row is worse than in this earlier JSON."
@@ -229,6 +235,7 @@ def _config(options: Options) -> CompareConfig:
         size=parse_size(options.size),
         seed=options.seed,
         cpus=options.cpus,
+        flips=options.flips,
         processes=0,
     )
 

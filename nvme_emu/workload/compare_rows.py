@@ -21,7 +21,7 @@ RW_NAMES = ("randread", "randwrite", "read", "write", "rw", "randrw")
 WORKERS = ("pump", "per-request")
 CLOCKS = ("virtual", "wall")
 IODEPTH_MAX = 1023
-IOS_VIRTUAL = 6_000
+IOS_VIRTUAL = 5_000
 IOS_WALL = 2_000
 LBA_SIZE = 512
 BS_MAX = 16 << 20
@@ -34,8 +34,8 @@ class CompareConfig:
     """A comparison. ValueError, naming the value and the rule, where something is wrong.
 
     ``profiles`` names, TOML files or DeviceProfiles; ``bs`` bytes (or text such as "4k") and ``iodepth`` lists;
-    ``workers`` styles of the async mode; ``rw`` one of RW_NAMES; ``ios`` I/Os a row (None: 6000 in virtual time, so
-    that 6 of them lie above p99.9; 2000 on the wall clock); ``size`` of the SSD. ``cpus``, ``costs`` and ``host`` are
+    ``workers`` styles of the async mode; ``rw`` one of RW_NAMES; ``ios`` I/Os a row (None: 5000 in virtual time, so
+    that 5 of them lie above p99.9; 2000 on the wall clock); ``size`` of the SSD. ``cpus``, ``costs`` and ``host`` are
     the virtual host: four CPUs are the smallest host on which callers, worker and interrupts do not stand in each
     other's way at depth 1, and few enough that 32 callers have to share. ``flips`` False leaves out the search for
     the hand-off cost at which the verdict turns. ``processes`` share the rows on the virtual clock (0: one a

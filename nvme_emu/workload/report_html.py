@@ -174,7 +174,7 @@ def _assumptions(comparison: Comparison) -> str:
         devices_said.append(
             f'<details><summary>Device {_esc(name)}</summary><div class="scroll"><table>{inner}</table></div></details>'
         )
-    return f"<h2>What it rests on</h2>{host}<p>{_esc(assumptions['queues'])}.</p>{''.join(devices_said)}"
+    return f"<h2>What it rests on</h2>{host}<p>Queues: {_esc(assumptions['queues'])}.</p>{''.join(devices_said)}"
 
 
 def _value(value: Any) -> str:
