@@ -116,6 +116,8 @@ def _find_run(ctrl: Controller, sq: SubmissionQueue, count: int) -> _Run | None:
         region = ctrl.memory.region_at(prp1, nbytes, is_read)
     except DmaError:
         return None
+    if not region.direct:
+        return None  # a copy is brought up to date buffer by buffer
     if region.base & (ctrl.page_size - 1):
         return None  # multiples of the length in the region would not be multiples in a page
 

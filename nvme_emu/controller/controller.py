@@ -26,7 +26,7 @@ from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
-from nvme_emu.controller.dispatch import run_turn
+from nvme_emu.controller.dispatch import doorbell_cq, doorbell_sq, run_turn
 from nvme_emu.controller.events import AsyncEvents
 from nvme_emu.controller.features import Features
 from nvme_emu.controller.inflight import InFlight
@@ -67,6 +67,9 @@ class Controller:
     exception of our own making leaves the controller after CSTS.CFS was set; else it is only traced and kept
     in `internal_error`.
     """
+
+    run_turn = staticmethod(run_turn)
+    """How a queue's turn is taken; fault rules put their own in its place while they look at commands."""
 
     def __init__(
         self,
@@ -159,7 +162,7 @@ class Controller:
             else:
                 self._note(f"dropped a write of {size} bytes at {offset:#x}: neither a dword nor two")
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
 
     def ring_sq(self, qid: int, tail: int) -> None:
         """Submission queue `qid`'s tail doorbell was written."""
@@ -176,7 +179,7 @@ class Controller:
             else:
                 self._bad_doorbell(qid, tail, "submission", False)
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
 
     def ring_cq(self, qid: int, head: int) -> None:
         """Completion queue `qid`'s head doorbell was written."""
@@ -195,7 +198,7 @@ class Controller:
             if cq.blocked and cq.free:
                 self.arbiter.unpark(cq)
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
 
     def step(self, now_ns: int) -> None:
         """Do all work that is due at `now_ns`, at most `config.step_commands_max` commands of it."""
@@ -205,11 +208,11 @@ class Controller:
                 self._state_timer()
             due = self.inflight.due
             if due and due[0][0] <= now_ns:
-                self._end_due()
+                self.end_due()
             if self.arbiter.line and self.running:
                 self._fetch()
         except Exception as error:
-            self._broken(error)
+            self.broken(error)
 
     def next_deadline(self) -> int | None:
         """When (ns) `step` must be called again for work that is there; None when there is none.
@@ -224,6 +227,10 @@ class Controller:
             if due_ns is not None and (deadline is None or due_ns < deadline):
                 return due_ns
         return deadline
+
+    # Both in one call, with what a transport asks after it: see `dispatch`.
+    doorbell_sq = doorbell_sq
+    doorbell_cq = doorbell_cq
 
     def take_irqs(self) -> tuple[int, ...]:
         """The vectors raised since the last call; masked ones stay pending."""
@@ -294,7 +301,7 @@ class Controller:
     def log_error(self, cmd: Command, error: CommandError) -> int:
         """Record a failed command in the error log; the status field for its completion."""
         status = error.field
-        if self.error_log.record(cmd, status, error.location):
+        if self.error_log.record(cmd, status, error.location, lba=error.lba):
             status |= MORE
         return status
 
@@ -309,7 +316,7 @@ class Controller:
 
     # -- completions ----------------------------------------------------------------------------------------
 
-    def _end_due(self) -> None:
+    def end_due(self) -> None:
         pop_due, now_ns = self.inflight.pop_due, self.now_ns
         while self.posting and (timed := pop_due(now_ns)) is not None:
             _, _, cmd, status, dw0 = timed
@@ -360,7 +367,7 @@ class Controller:
         while line and budget and self.running:
             sq = arbiter.next()
             # A queue alone in line needs no turns.
-            budget -= run_turn(self, sq, arbiter.turn_length(budget) if line else budget)
+            budget -= self.run_turn(self, sq, arbiter.turn_length(budget) if line else budget)
             if sq.head != sq.tail:
                 if sq.cq.free:
                     arbiter.add(sq)
@@ -514,7 +521,7 @@ class Controller:
         if emit is not None:
             emit(ControllerState(self.now_ns, what))
 
-    def _broken(self, error: Exception) -> None:
+    def broken(self, error: Exception) -> None:
         """An exception that is nobody's fault but ours: the controller stops, the host sees CSTS.CFS."""
         self.internal_error = error
         self.fail(f"internal error: {type(error).__name__}: {error}")

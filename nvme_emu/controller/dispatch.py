@@ -30,10 +30,11 @@ from nvme_emu.spec.queues import CQE_SIZE, FUSE_MASK, PSDT_MASK, SQE, SQE_SIZE
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
+    from nvme_emu.controller.command import Handler
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.pcie.rings import SubmissionQueue
 
-__all__ = ["run_one", "run_plain", "run_turn"]
+__all__ = ["doorbell_cq", "doorbell_sq", "run_one", "run_plain", "run_turn"]
 
 # What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
 _RW = struct.Struct("<BBHI16xQQQI12x")
@@ -48,6 +49,55 @@ _OP_READ = Op.READ.value
 _OP_WRITE = Op.WRITE.value
 
 _FUSE, _PSDT, _OPCODE, _CID = (1, 0), (1, 6), (0, 0), (2, 0)
+
+
+def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tuple[int, ...], int | None]:
+    """``ring_sq``, ``step``, ``take_irqs`` and ``next_deadline`` in one, for a transport in the same process.
+
+    Where nothing stands in line and nobody listens, the queue is served without going through the line.
+    """
+    rings, arbiter = ctrl.rings, ctrl.arbiter
+    sq = rings.sqs.get(qid)
+    if (
+        sq is None
+        or sq.in_line
+        or arbiter.line
+        or not ctrl.running
+        or ctrl.trace.emit is not None
+        or rings.generation != ctrl.memory.generation
+        or not sq.move_tail(tail)
+    ):
+        ctrl.ring_sq(qid, tail)
+        ctrl.step(now_ns)
+        return ctrl.take_irqs(), ctrl.next_deadline()
+    try:
+        ctrl.now_ns = now_ns
+        due = ctrl.inflight.due
+        if due and due[0][0] <= now_ns:
+            ctrl.end_due()
+        run_turn(ctrl, sq, ctrl.config.step_commands_max)
+        if sq.head != sq.tail and ctrl.running:
+            if sq.cq.free:
+                arbiter.add(sq)
+            else:
+                arbiter.park(sq)
+    except Exception as error:
+        ctrl.broken(error)
+    raised = ctrl.interrupts.raised
+    irqs = ctrl.interrupts.take() if raised else ()
+    return irqs, ctrl.next_deadline() if due or arbiter.line else None
+
+
+def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
+    """``ring_cq`` and what may follow from it, as :func:`doorbell_sq`; None where nothing follows."""
+    cq = ctrl.rings.cqs.get(qid)
+    if cq is not None and not cq.blocked and not cq.backlog and ctrl.trace.emit is None and not ctrl.arbiter.line:
+        due = ctrl.inflight.due
+        if not (due and due[0][0] <= now_ns) and ctrl.running and cq.move_head(head):
+            return None
+    ctrl.ring_cq(qid, head)
+    ctrl.step(now_ns)
+    return ctrl.take_irqs(), ctrl.next_deadline()
 
 
 def run_turn(ctrl: Controller, sq: SubmissionQueue, budget: int) -> int:
@@ -210,11 +260,14 @@ def _fetch(ctrl: Controller, sq: SubmissionQueue) -> Command:
     return cmd
 
 
-def run_one(ctrl: Controller, sq: SubmissionQueue) -> None:
-    """Fetch and execute one command of any kind; there must be one, and a free slot for its completion."""
+def run_one(ctrl: Controller, sq: SubmissionQueue, execute: Handler | None = None) -> None:
+    """Fetch and execute one command of any kind; there must be one, and a free slot for its completion.
+
+    ``execute`` stands in for the module's own where a fault rule has something to do with the command.
+    """
     cmd = _fetch(ctrl, sq)
     try:
-        dw0 = _execute(ctrl, cmd)
+        dw0 = (execute or execute_command)(ctrl, cmd)
     except CommandError as error:
         ctrl.finish(cmd, ctrl.log_error(cmd, error), 0)
         return
@@ -228,7 +281,7 @@ def run_one(ctrl: Controller, sq: SubmissionQueue) -> None:
     ctrl.finish(cmd, 0, dw0)
 
 
-def _execute(ctrl: Controller, cmd: Command) -> int | Pending:
+def execute_command(ctrl: Controller, cmd: Command) -> int | Pending:
     """What the handler says; every failure that is not ours is a CommandError."""
     handlers = NVM_HANDLERS if cmd.sq.qid else ctrl.admin_handlers
     if cmd.sq.inflight and cmd.key in ctrl.outstanding:

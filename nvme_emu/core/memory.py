@@ -83,9 +83,15 @@ class Region:
 
     `view` is the bytes as a memoryview, `array` the same as a 1-D uint8 array; `writable` says whether the
     device may write there.
+
+    A transport whose host's memory cannot be mapped subclasses it: with `direct` False the buffer is only a
+    copy, and `touch` is called each time a range of it is looked up.
+
+    `pinned` says that somebody keeps views of it between accesses (a queue does): its removal counts in
+    `HostMemory.generation`.
     """
 
-    __slots__ = ("_array", "base", "name", "size", "view", "writable")
+    __slots__ = ("_array", "base", "direct", "name", "pinned", "size", "view", "writable")
 
     def __init__(self, base: int, view: memoryview, writable: bool, name: str) -> None:
         self.base = base
@@ -93,7 +99,15 @@ class Region:
         self.view = view
         self.writable = writable
         self.name = name
+        self.direct = True
+        self.pinned = False
         self._array: ByteArray | None = None
+
+    def touch(self, offset: int, length: int, write: bool) -> None:
+        """Called before these bytes are used, if `direct` is False: bring the copy up to date.
+
+        With `write` they will be stored to, and have to be carried to the host later. May raise DmaError.
+        """
 
     @property
     def array(self) -> ByteArray:
@@ -139,7 +153,7 @@ class HostMemory:
         self._next_base = WINDOW
         self._lock = threading.Lock()
         self.generation = 0
-        """Counts removals of regions: who keeps views of memory looks them up again when it moves."""
+        """Counts removals of pinned regions: who keeps views of them looks them up again when it moves."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -185,6 +199,12 @@ class HostMemory:
                 self._insert(region)
         return region
 
+    def insert(self, region: Region) -> None:
+        """Give the device access to a region made by the caller. Raises ValueError as `add_region` does."""
+        with self._lock:
+            self._check_free(region)
+            self._insert(region)
+
     def _pick_base(self, size: int) -> int:
         """The next free address that has `size` bytes; the way when fixed regions or the top are in it."""
         base = self._next_base
@@ -219,7 +239,8 @@ class HostMemory:
             regions.append(region)
         else:
             regions.insert(bisect_right(regions, region.base, key=_base_of), region)
-        self._windows[region.base >> WINDOW_SHIFT] = region
+        if region.direct:
+            self._windows[region.base >> WINDOW_SHIFT] = region
 
     def remove_region(self, region: Region) -> None:
         """Take a region back: its addresses fault from now on. ValueError if memory does not hold it."""
@@ -239,7 +260,8 @@ class HostMemory:
                 if windows.get(window) is region:
                     del windows[window]
                 window += 1
-            self.generation += 1
+            if region.pinned:
+                self.generation += 1
 
     # -- access -------------------------------------------------------------------------------------------
 
@@ -257,11 +279,19 @@ class HostMemory:
         region = self.region_at(addr, length, write)
         return region.view, addr - region.base
 
+    def pin(self, addr: int, length: int, write: bool = False) -> tuple[memoryview, int]:
+        """As `find`, for who keeps the view: the region's removal will be seen in `generation`."""
+        region = self.region_at(addr, length, write)
+        region.pinned = True
+        return region.view, addr - region.base
+
     def region_at(self, addr: int, length: int, write: bool = False) -> Region:
         """The one region that holds [addr, addr + length). Raises DmaError as `find` does."""
         region = self._region_from(addr, length, write)
         if addr + length > region.end:
             raise DmaError(addr, length, f"runs over the end of {region!r}")
+        if not region.direct:
+            region.touch(addr - region.base, length, write)
         return region
 
     def _region_from(self, addr: int, length: int, write: bool) -> Region:
@@ -275,7 +305,8 @@ class HostMemory:
             region = self._sorted[index] if index >= 0 else None
             if region is None or addr >= region.end:
                 raise DmaError(addr, length, "no region owns this address")
-            self._windows[addr >> WINDOW_SHIFT] = region
+            if region.direct:  # the others are never hit without a look-up, which touches them
+                self._windows[addr >> WINDOW_SHIFT] = region
         if write and not region.writable:
             raise DmaError(addr, length, f"{region!r} is read-only for the device")
         return region
@@ -291,6 +322,8 @@ class HostMemory:
         while True:
             region = self._region_from(addr, end - addr, write)
             stop = min(end, region.end)
+            if not region.direct:
+                region.touch(addr - region.base, stop - addr, write)
             views.append(region.view[addr - region.base : stop - region.base])
             if stop == end:
                 return views

@@ -54,6 +54,13 @@ class DevicePort(Protocol):
         """Write completion queue ``qid``'s head doorbell."""
         ...
 
+    def ring_sq_polled(self, qid: int, tail: int, vector: int) -> bool:
+        """As ``ring_sq``, for a caller that looks at the completion queue itself when this returns.
+
+        True if the device raised ``vector`` meanwhile: that message was kept from its handler.
+        """
+        ...
+
     def connect_irq(self, vector: int, handler: IrqHandler) -> None:
         """Have ``handler()`` called for each message of an MSI-X vector."""
         ...
@@ -93,6 +100,14 @@ class PassiveDevice(Protocol):
 
     def next_deadline(self) -> int | None:
         """When accepted work is due next; None when none is."""
+        ...
+
+    def doorbell_sq(self, qid: int, tail: int, now_ns: int) -> tuple[Sequence[int], int | None]:
+        """``ring_sq`` and ``step``, then what ``take_irqs`` and ``next_deadline`` give."""
+        ...
+
+    def doorbell_cq(self, qid: int, head: int, now_ns: int) -> tuple[Sequence[int], int | None] | None:
+        """``ring_cq`` and ``step``, as ``doorbell_sq``; None where nothing follows from it."""
         ...
 
     def take_irqs(self) -> Sequence[int]:

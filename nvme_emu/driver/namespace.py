@@ -53,12 +53,32 @@ class Namespace:
 
     def read(self, slba: int, nlb: int, out: np.ndarray | None = None) -> np.ndarray:
         """``nlb`` blocks from ``slba`` as a uint8 array (``out`` if given). NvmeError, ValueError."""
-        rq = self.submit_read(slba, nlb, out)
-        return rq.array if rq.done and not rq.status else rq.wait()  # type: ignore[return-value]
+        if nlb > self.nlb_max:
+            return self.submit_read(slba, nlb, out).wait()  # type: ignore[return-value]
+        if slba < 0 or nlb < 1 or slba + nlb > self.nlb:
+            self._check_range(slba, nlb)
+        nbytes = nlb * self.lba_size
+        if out is None:
+            out = np.empty(nbytes, np.uint8)
+            view = memoryview(out)  # type: ignore[arg-type]
+        else:
+            view = _writable_view(out, nbytes)
+        rq = Request(READ, self.nsid, slba, nlb, nlb - 1, view, False, out)
+        self._driver.path().run(rq)
+        return out if rq.done and not rq._status else rq.wait()  # type: ignore[return-value]
 
     def write(self, slba: int, data: Buffer, *, fua: bool = False) -> None:
         """Write whole blocks; with ``fua`` they are on the medium when this returns."""
-        self.submit_write(slba, data, fua=fua).wait()
+        view, nlb = self._source(data)
+        if nlb > self.nlb_max:
+            self.submit_write(slba, data, fua=fua).wait()
+            return
+        if slba < 0 or slba + nlb > self.nlb:
+            self._check_range(slba, nlb)
+        rq = Request(WRITE, self.nsid, slba, nlb, nlb - 1 | (RW_FUA if fua else 0), view, True)
+        self._driver.path().run(rq)
+        if not rq.done or rq._status:
+            rq.wait()
 
     def flush(self) -> None:
         """Make everything written so far durable."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nvme_emu.driver.host_model import HostModel
     from nvme_emu.driver.request import Request
 
-__all__ = ["BOUNCE_PAGES", "PAGE_SIZE", "QueueContext", "QueuePair"]
+__all__ = ["BOUNCE_BYTES", "BOUNCE_PAGES", "PAGE_SIZE", "QueueContext", "QueuePair"]
 
 PAGE_SIZE = 4096
 BOUNCE_PAGES = 2
@@ -235,6 +235,59 @@ class QueuePair:
             self._lists[tag] = lists
         views = [np.frombuffer(self._ring_view(a, PAGE_SIZE), np.uint64) for a in lists]
         return write_prp_lists(pages, lists, views, PAGE_SIZE)
+
+    def exchange(self, rq: Request) -> bool:
+        """``prepare``, ``commit`` and ``reap`` in one, for a caller alone on the queue with small data.
+
+        False if the device has not answered at once: the request is on its way, as after ``commit``. The
+        caller holds what guards submission and reaping, the queue is idle, a tag is free and nobody traces.
+        """
+        tags = self.tags
+        tag = tags.free.pop()
+        cid = tags.cid[tag]
+        rq.qid = self.qid
+        rq.cid = cid
+        nbytes = rq.nbytes
+        start = tag * BOUNCE_BYTES
+        prp1 = self._bounce_region.base + start
+        if rq.to_device:
+            self._bounce[start : start + nbytes] = rq.data  # type: ignore[assignment]
+        self.inflight[tag] = rq
+        self.outstanding = 1
+        tail = self.tail
+        SQE_WIDE.pack_into(
+            self.sq_view, tail * SQE_SIZE, rq.opcode, 0, cid, rq.nsid, 0, 0, prp1,
+            prp1 + PAGE_SIZE if nbytes > PAGE_SIZE else 0, rq.slba, rq.cdw12, rq.cdw13, rq.cdw14, rq.cdw15,
+        )  # fmt: skip
+        tail += 1
+        if tail == self.depth:
+            tail = 0
+        self.tail = self.rung_tail = tail
+        port, qid = self._port, self.qid
+        if not port.ring_sq_polled(qid, tail, qid):
+            return False
+        head = self.head
+        dw0, _dw1, sqhd, _sqid, answered, status_p = CQE.unpack_from(self.cq_view, head * CQE_SIZE)
+        if status_p & 1 != self.phase or answered != cid:
+            return False
+        head += 1
+        if head == self.depth:
+            head = 0
+            self.phase ^= 1
+        self.head = head
+        self.sqhd = sqhd
+        status = status_p >> 1
+        if not status and not rq.to_device:
+            rq.data[:] = self._bounce[start : start + nbytes]  # type: ignore[index]
+        rq.dw0 = dw0
+        rq._status = status
+        rq.done = True
+        self.inflight[tag] = None
+        self.outstanding = 0
+        tags.cid[tag] = (cid + GENERATION) & 0xFFFF
+        tags.free.append(tag)
+        port.ring_cq(qid, head)
+        return True
 
     # Completion -------------------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ class CompletionQueue:
 
     def attach(self, memory: HostMemory) -> None:
         """Look the ring's memory up. Raises DmaError."""
-        view, offset = memory.find(self.base, self.nbytes, True)
+        view, offset = memory.pin(self.base, self.nbytes, True)
         self.view = view[offset : offset + self.nbytes]
         self.words = self.view.cast("H")
 
@@ -152,7 +152,7 @@ class SubmissionQueue:
 
     def attach(self, memory: HostMemory) -> None:
         """Look the ring's memory up. Raises DmaError."""
-        view, offset = memory.find(self.base, self.nbytes)
+        view, offset = memory.pin(self.base, self.nbytes)
         self.view = view[offset : offset + self.nbytes].toreadonly()
 
     def waiting(self) -> int:
