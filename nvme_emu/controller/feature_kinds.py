@@ -51,7 +51,7 @@ TEMPERATURE_WARNING_K: Final = 343
 TEMPERATURE_CRITICAL_K: Final = 353
 """CCTEMP: 80 degrees Celsius."""
 
-NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan")
+NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan", "fan")
 """The notices that this controller sends: bits of feature 0Bh, which are those of OAES."""
 
 THRESHOLD_OVER: Final = 0

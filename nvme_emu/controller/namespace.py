@@ -47,7 +47,9 @@ class Namespace:
     medium has beyond them is not used. Raises ValueError when not one block fits.
     """
 
-    __slots__ = ("eui64", "lba_shift", "lba_size", "media", "nbytes", "nguid", "nsid", "nsze", "uuid", "view")
+    __slots__ = (
+        "eui64", "lba_shift", "lba_size", "media", "nbytes", "nguid", "nsid", "nsze", "sparse", "uuid", "view",
+    )  # fmt: skip
 
     def __init__(
         self, nsid: int, media: BlockMedia, lba_size: int = 512, *, identity: str = "nvme-emu"
@@ -67,16 +69,14 @@ class Namespace:
         # The medium's bytes for the hot path, which then copies without asking the medium.
         array = media.array
         self.view: memoryview | None = None if array is None else memoryview(array)  # type: ignore[arg-type]
+        # Whether deallocated blocks cost nothing (Identify Namespace NSFEAT, THINP); kept here, as fault
+        # rules may lay an overlay without an array over the medium.
+        self.sparse = array is None
 
         digest = hashlib.sha256(f"{identity}/{nsid}".encode()).digest()
         self.nguid = digest[:16]
         self.eui64 = digest[16:24]
         self.uuid = uuid.UUID(bytes=digest[8:24], version=4)
-
-    @property
-    def sparse(self) -> bool:
-        """Whether deallocated blocks cost nothing (Identify Namespace NSFEAT, THINP)."""
-        return self.media.array is None
 
     def __repr__(self) -> str:
         return f"<Namespace {self.nsid} {self.nsze} blocks of {self.lba_size}>"

@@ -53,14 +53,18 @@ class CommandError(Exception):
 
     `status` is SCT << 8 | SC (a `Status`), `dnr` whether a retry is pointless, `location` the (byte, bit)
     of the first wrong field in the submission queue entry, for the Error Information log page
-    (NVMe Base 2.1, clause 5.1.12.1.2, Parameter Error Location).
+    (NVMe Base 2.1, clause 5.1.12.1.2, Parameter Error Location), and `lba` the first logical block with the
+    error, None for the command's first one.
     """
 
-    def __init__(self, status: int, *, dnr: bool = True, location: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, status: int, *, dnr: bool = True, location: tuple[int, int] | None = None, lba: int | None = None
+    ) -> None:
         super().__init__(status)
         self.status = status
         self.dnr = dnr
         self.location = location
+        self.lba = lba
 
     @property
     def field(self) -> int:

@@ -16,6 +16,7 @@ __all__ = [
     "ControllerState",
     "Doorbell",
     "Event",
+    "FaultFired",
     "FetchCmd",
     "Kworker",
     "NvmeAsyncEvent",
@@ -184,6 +185,23 @@ class ControllerState(NamedTuple):
     what: str
 
 
+class FaultFired(NamedTuple):
+    """A fault rule fired. ``on`` is the kind of occurrence, ``effects`` their kinds with commas between them.
+
+    ``sqid``, ``cid``, ``opcode`` and ``slba`` are those of the command, -1 where there is none.
+    """
+
+    ts_ns: int
+    rule: str
+    on: str
+    effects: str
+    sqid: int
+    cid: int
+    opcode: int
+    slba: int
+    detail: str
+
+
 # The worker's side -----------------------------------------------------------------------------------
 
 
@@ -210,6 +228,7 @@ _NAMES: dict[type[Any], str] = {
     Doorbell: "doorbell",
     AsyncEvent: "async_event",
     ControllerState: "controller_state",
+    FaultFired: "fault_fired",
     Kworker: "kworker",
 }
 # NamedTuple allows no class variable in its body, so the names are put on afterwards.

@@ -144,7 +144,7 @@ def test_identify_controller_offers_nothing_that_comes_later() -> None:
         "smarts": 0, "cses": 1, "lpeds": 1, "ts": 0, "pes": 0, "mlps": 1, "da4s": 0, "rsvd7": 0
     }  # fmt: skip
     assert FRMW.unpack(data.frmw).nofs == 1
-    assert data.oaes == 1 << 8
+    assert data.oaes == 1 << 8 | 1 << 9
 
 
 @pytest.mark.parametrize("present", [False, True])

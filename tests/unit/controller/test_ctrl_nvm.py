@@ -147,9 +147,9 @@ def test_wrong_field_ends_with_its_status_dnr_and_error_log_entry(
     recorded: list[Any] = []
     record = host.ctrl.error_log.record
 
-    def spy(cmd: Any, status_field: int, where: Any) -> Any:
+    def spy(cmd: Any, status_field: int, where: Any, **more: Any) -> Any:
         recorded.append((cmd.cid, status_field & STATUS_CODE_MASK, where))
-        return record(cmd, status_field, where)
+        return record(cmd, status_field, where, **more)
 
     host.ctrl.error_log.record = spy  # type: ignore[method-assign]
     fields = dict(fields)
