@@ -193,7 +193,8 @@ def _run(options: Options) -> int:
             comparison = measure(config, progress=progress, sink=sink)
         except CompareInterrupted as interrupt:
             comparison, interrupted = interrupt.partial, True
-    _write(options, comparison)
+    if comparison.rows:
+        _write(options, comparison)
     if interrupted:
         _note(f"interrupted; {len(comparison.rows)} rows were measured")
         return EXIT_INTERRUPTED
@@ -270,7 +271,7 @@ def _calibrated(config: CompareConfig, options: Options) -> CompareConfig:
     if not config.virtual:
         raise ValueError("--calibrate feeds the virtual clock; the wall clock measures the machine itself")
     if not options.quiet:
-        _note("measuring this machine's costs (about two seconds) …")
+        _note("measuring this machine's costs …")
     costs, host = calibrate()
     return replace(config, costs=costs, host=host, calibrated=True)
 
@@ -291,7 +292,7 @@ def _sink(options: Options) -> Iterator[Callable[[Any], Any] | None]:
 
         yield sink_of
         if lines.dropped and not options.quiet:
-            _note(f"--trace: {lines.dropped} events beyond the first {lines.events_max} were left out")
+            _note(f"--trace: {lines.dropped} events were dropped; each row keeps its last {lines.events_max}")
 
 
 @contextmanager

@@ -174,11 +174,11 @@ def _in_processes(
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_be_quiet)
     try:
         futures: dict[Future[Any], int] = {}
-        # The searches are long and go first, so that none is left alone at the end.
-        for index, pair in enumerate(pairs, len(specs)):
-            futures[pool.submit(find_flip, config, pair, driver_class)] = index
+        # Rows first: if Ctrl-C comes, they are what there is to show.
         for index, spec in enumerate(specs):
             futures[pool.submit(measure_row, config, spec, driver_class=driver_class)] = index
+        for index, pair in enumerate(pairs, len(specs)):
+            futures[pool.submit(find_flip, config, pair, driver_class)] = index
         for future in as_completed(futures):
             yield futures[future], cast("Row | Flip", future.result())
     except BaseException:

@@ -22,7 +22,7 @@ HANDOFF_MAX_NS = 100_000
 MARGIN = 0.02
 """Rates that differ by less than this are called equal."""
 PRECISION = 0.03
-IOS_MIN, IOS_PER_SLOT = 300, 20
+IOS_MIN, IOS_PER_SLOT = 200, 12
 NOMINAL = (1_000, 1_500)
 
 
