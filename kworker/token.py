@@ -81,7 +81,10 @@ class EventfdToken:
     def take(self, timeout_s: float | None = None) -> None:
         if timeout_s is not None and not select.select([self._fd], [], [], min(timeout_s, 1e6))[0]:
             return
-        os.eventfd_read(self._fd)
+        try:
+            os.eventfd_read(self._fd)
+        except InterruptedError:
+            return  # a signal handler ran; Python does not retry this call, and the sleeper looks again
         self._given = False
 
     def drop(self) -> None:
