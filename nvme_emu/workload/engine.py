@@ -38,7 +38,8 @@ class SyncJob(Job):
     def _transfer(self, batches: Iterable[list[Operation]], nbytes: int, ios: int, *, check: bool) -> None:
         plan, ns, now, stats = self.plan, self.ns, self._now, self.stats
         read, write, discard = ns.read, ns.write, ns.discard
-        lba_size, charge, paced = plan.lba_size, plan.cpu_ns_per_io, self._paced
+        # At least 1 ns, so that the clock moves also where nothing else takes time.
+        lba_size, charge, paced = plan.lba_size, max(1, plan.cpu_ns_per_io), self._paced
         runtime, virtual = self.runtime, self.runtime.virtual
         think, fsync = plan.thinktime_ns, plan.fsync_every
         fills = self.verifier is not None or self.content.fills
