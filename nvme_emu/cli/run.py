@@ -62,6 +62,7 @@ class Options:
     output: str | None
     json_file: str | None
     trace: str | None
+    rpc: str | None
     quiet: bool
 
 
@@ -102,6 +103,7 @@ class Options:
     help="JSON to standard output, or besides to FILE (write --json=FILE before JOB.fio).",
 )
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
+@click.option("--rpc", metavar="SOCKET", help="Answer `nvme-emu ctl SOCKET` and `top --attach SOCKET`.")
 @click.option("--quiet", "-q", is_flag=True, help="No notes and no progress on standard error.")
 def run(job_file: str, **options: Any) -> int:
     """Run a fio job file on an emulated SSD and print what fio would.
@@ -157,7 +159,7 @@ def _run(options: Options) -> int:
             if options.output_format == "normal" and options.json_file != "-":
                 _print_header(plan, output)
             begun_ns = machine.runtime.now_ns
-            with _progress(jobs, options):
+            with _remote_control(machine, options), _progress(jobs, options):
                 results = jobs.run()
         elapsed_ns = machine.runtime.now_ns - begun_ns
         report = _report(machine, plan, results, options, elapsed_ns, jobs.control.stop)
@@ -210,6 +212,21 @@ def _tracing(machine: Machine, options: Options) -> Iterator[None]:
             yield
         finally:
             machine.trace.remove_sink(sink)
+        if sink.dropped and not options.quiet:
+            note = f"--trace: {sink.dropped} events were dropped; the last {sink.kept} are in the file"
+            click.echo(f"nvme-emu: {note}", err=True)
+
+
+@contextlib.contextmanager
+def _remote_control(machine: Machine, options: Options) -> Iterator[None]:
+    """The socket of --rpc, open while the jobs run."""
+    if options.rpc is None:
+        yield
+        return
+    from nvme_emu.observe.rpc import serve_rpc, watch
+
+    with serve_rpc(watch(machine), options.rpc):
+        yield
 
 
 @contextlib.contextmanager

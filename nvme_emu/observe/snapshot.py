@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 from kworker.inspect import WorkerSnapshot, snapshot_locked
 from kworker.inspect import snapshot as worker_snapshot
 from nvme_emu.observe.management import read_log
-from nvme_emu.observe.rings import commands_state, cq_states, entries_of_cq, entries_of_sq, in_order, sq_states
+from nvme_emu.observe.rings import (
+    commands_state,
+    cq_states,
+    entries_of_cq,
+    entries_of_sq,
+    in_order,
+    sq_states,
+)
 from nvme_emu.observe.state import (
     STATE_VERSION,
     ControllerState,

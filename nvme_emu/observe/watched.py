@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Guard", "Watched", "watch"]
 
 LOCK_WAIT_S = 0.1
+CHANGE_WAIT_S = 5.0
 
 _T = TypeVar("_T")
 
@@ -55,7 +56,8 @@ class Watched:
     """A controller, what guards it, and what stands around it.
 
     ``clock_ns`` gives the machine's time, ``clock`` is "wall" or "virtual". ``driver`` is the driver of this
-    process, None for a server. ``home`` is the thread of a simulation: the one that made this object.
+    process, None for a server. ``poke`` lets the transport deliver what a change from outside has raised.
+    ``home`` is the thread of a simulation: the one that made this object.
     ``recorder`` measures latencies while it is attached (`start_recording`).
     """
 
@@ -65,6 +67,7 @@ class Watched:
     clock_ns: Callable[[], int]
     clock: str = "wall"
     driver: NvmeDriver | None = None
+    poke: Callable[[], object] | None = None
     recorder: Recorder | None = None
     home: int = field(default_factory=threading.get_ident)
     _recording: threading.Lock = field(default_factory=threading.Lock)
@@ -93,6 +96,26 @@ class Watched:
         if threading.get_ident() == self.home:
             return fn(True)
         return self._ask_simulation(fn)
+
+    def change(self, fn: Callable[[], _T]) -> _T:
+        """``fn()`` under the controller's lock, then what it raised is delivered.
+
+        TimeoutError when the lock is not to be had within ``CHANGE_WAIT_S``; ValueError for a simulation: its
+        runs are a function of configuration and seed, and a change from outside would make them another's.
+        """
+        if self.virtual:
+            raise ValueError("this machine runs on the virtual clock: it can be looked at, not changed")
+        lock = self.lock
+        if lock is not None and not lock.acquire(timeout=CHANGE_WAIT_S):
+            raise TimeoutError(f"the controller was not to be had within {CHANGE_WAIT_S} s")
+        try:
+            result = fn()
+        finally:
+            if lock is not None:
+                lock.release()
+        if self.poke is not None:
+            self.poke()
+        return result
 
     def _ask_simulation(self, fn: Callable[[bool], _T]) -> _T:
         answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
@@ -144,4 +167,5 @@ def watch(machine: _MachineLike) -> Watched:
         clock_ns=lambda: int(runtime.now_ns),
         clock="virtual" if runtime.virtual else "wall",
         driver=machine.driver,
+        poke=machine.port.poll,
     )
