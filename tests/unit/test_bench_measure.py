@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bench.fio import HOW_TO_GET_FIO, JOBS, Fio, parse_fio
 from bench.measure import Outcome, Row, RowUnavailable, Sample, Target, judge, run_rounds, select, timed
-from bench.report import as_json, figure, footnotes
+from bench.report import as_json, disturbed, figure, footnotes
 from bench.sweep import Sweep, growth_exponent
 
 PSYNC = JOBS[0]
@@ -168,6 +168,13 @@ def test_figure_has_three_digits_and_a_unit(value: float | None, unit: str, text
 def test_footnotes_tell_what_the_hand_off_costs() -> None:
     outcomes = [outcome_of(make_row("sync_qd1"), 500_000.0), outcome_of(make_row("async_qd1"), 100_000.0)]
     assert any("on one core: 8.00 µs" in note for note in footnotes(outcomes))
+
+
+def test_row_that_had_half_its_core_is_called_disturbed_unless_it_waits_by_design() -> None:
+    half = [Sample(1.0, 0.5)]
+    assert disturbed(Outcome(row=make_row("fio_psync_qd1"), samples=half))
+    assert not disturbed(Outcome(row=make_row("async_qd1"), samples=half))
+    assert not disturbed(outcome_of(make_row("fio_psync_qd1"), 1.0))
 
 
 def test_json_tells_measured_unavailable_and_failed_apart() -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bench.measure import Outcome, Verdict, judge
 
-__all__ = ["as_json", "figure", "footnotes", "machine_facts", "table"]
+__all__ = ["as_json", "disturbed", "figure", "footnotes", "machine_facts", "table"]
 
 DISTURBED_SHARE = 0.9
 
@@ -91,6 +91,8 @@ def table(outcomes: Sequence[Outcome]) -> Table:
             if verdict.ok is False and row.less_is_better:
                 mark = "[red]above[/red]"
             absolute = verdict.reference is None
+            if verdict.ok is not None and (disturbed(outcome) or disturbed(by_name.get(verdict.reference or ""))):
+                mark += " ?"
             shown.add_row(
                 row.what if not index else "",
                 figure(outcome.value, row.unit) if not index else "",
@@ -114,17 +116,21 @@ def footnotes(outcomes: Sequence[Outcome]) -> list[str]:
                 f"hand-off to the worker and back at QD1, {where}: {figure(extra, 's')} "
                 f"({figure(1 / rate, 's')} an I/O instead of {figure(1 / sync, 's')})"
             )
-    disturbed = [
-        f"{outcome.row.name} {outcome.cpu_share:.0%}"
-        for outcome in outcomes
-        if outcome.cpu_share is not None
-        and outcome.cpu_share < DISTURBED_SHARE
-        # These wait for another thread or for the kernel by design.
-        and not outcome.row.name.startswith(("async_qd1", "fio_uring", "fio_libaio"))
-    ]
-    if disturbed:
-        notes.append(f"the machine was busy, these rows did not have their core all the time: {', '.join(disturbed)}")
+    busy = [f"{outcome.row.name} {outcome.cpu_share:.0%}" for outcome in outcomes if disturbed(outcome)]
+    if busy:
+        notes.append(
+            f"the machine was busy: verdicts with a ? rest on rows that had only part of their core: {', '.join(busy)}"
+        )
     return notes
+
+
+def disturbed(outcome: Outcome | None) -> bool:
+    """Whether others took so much of the core that the figure says little."""
+    if outcome is None or outcome.cpu_share is None:
+        return False
+    # Some wait for another thread or for the kernel by design, and have less than a core without any noise.
+    waits = outcome.row.name.startswith(("async_qd", "fio_uring", "fio_libaio"))
+    return outcome.cpu_share < DISTURBED_SHARE and not waits
 
 
 def machine_facts(core: int | None) -> dict[str, Any]:
