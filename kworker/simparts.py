@@ -234,6 +234,9 @@ class SimSpinlock(Spinlock):
                 self.free_ns = runtime._now + runtime._acc
         if runtime._nmasked:
             runtime._unmask()
+            # The processor takes what was held back before its next instruction. Without this, a task whose
+            # time passes only under the lock would hold its interrupts back for ever.
+            runtime._sync("unlock")
 
     def __exit__(self, *exc: object) -> None:
         self.release()
