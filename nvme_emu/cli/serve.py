@@ -1,0 +1,251 @@
+"""`nvme-emu serve`: emulated SSDs for other processes, such as a virtual machine's kernel.
+
+Each kind of socket is a front end: something that is made for a loop, counts what it did and can be closed. All
+of them, and all devices, are served by one loop in one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+if TYPE_CHECKING:
+    from nvme_emu.cli.serve_device import ServedDevice
+    from nvme_emu.transports.loop import Loop
+    from nvme_emu.transports.vfio_user import VfioUserServer
+
+__all__ = ["FrontEnd", "serve"]
+
+EXIT_USAGE, EXIT_ERRORS, EXIT_INTERRUPTED = 2, 1, 130
+
+_EPILOG = """\b
+Examples:
+  nvme-emu serve --vfio-user /tmp/ssd.sock
+  nvme-emu serve --vfio-user /tmp/ssd.sock --image disk.img --doorbells trapped --trace events.jsonl
+  nvme-emu serve --vfio-user /tmp/a.sock --vfio-user /tmp/b.sock --size 256M --profile tlc
+
+\b
+The guest's side, with QEMU 10.1 or newer (its memory must be shared to be fast):
+  qemu-system-x86_64 … -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m \\
+    -device '{"driver":"vfio-user-pci","socket":{"type":"unix","path":"/tmp/ssd.sock"}}'
+
+\b
+Exit codes:
+  0    ended by SIGTERM
+  1    a device failed inside (its log line tells)
+  2    bad usage: a socket or an image that cannot be used …
+  130  interrupted with Ctrl-C: everything has been closed properly
+
+docs/linux.md tells more.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """The command line of `serve`."""
+
+    vfio_user: tuple[str, ...]
+    doorbells: str
+    images: tuple[str, ...]
+    size: str | None
+    lba_size: int
+    profile: str
+    seed: int
+    trace: str | None
+    json_file: str | None
+    quiet: bool
+
+
+class FrontEnd(Protocol):
+    """One way in to one device."""
+
+    def summary(self) -> dict[str, object]:
+        """What it did, ready for JSON."""
+
+    def close(self) -> None:
+        """Drop its clients and remove its socket."""
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--vfio-user", metavar="SOCKET", multiple=True, help="Offer an SSD as a PCI device there; repeatable."
+)
+@click.option(
+    "--doorbells",
+    type=click.Choice(("mmap", "trapped")),
+    default="mmap",
+    show_default=True,
+    help="In memory that the guest writes directly, or one message a write, each of them seen.",
+)
+@click.option(
+    "--image", "images", metavar="FILE", multiple=True, help="Keep the data there; the nth for the nth socket."
+)
+@click.option("--size", metavar="SIZE", help="Size of each SSD (1G; an existing image's own).")
+@click.option(
+    "--lba-size", type=click.Choice(("512", "4096")), default="512", show_default=True, help="Bytes a block."
+)
+@click.option(
+    "--profile",
+    metavar="NAME|FILE.toml",
+    default="instant",
+    show_default=True,
+    help="The device: instant, optane, tlc, qlc or a TOML file.",
+)
+@click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, help="Seed of the devices.")
+@click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
+@click.option(
+    "--json",
+    "json_file",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    help="A summary at the end, to standard output or to FILE.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="No lines on standard error but errors.")
+def serve(lba_size: str, **options: Any) -> int:
+    """Serve emulated SSDs to virtual machines until Ctrl-C or SIGTERM.
+
+    Every socket offers an SSD of its own. One client uses it at a time; when it goes the SSD is reset, and its
+    data stays for the next one.
+    """
+    chosen = Options(lba_size=int(lba_size), **options)
+    try:
+        return _serve(chosen)
+    except (ValueError, OSError) as error:
+        click.echo(f"nvme-emu: {' '.join(str(error).split())}", err=True)
+        return EXIT_USAGE
+
+
+def _serve(options: Options) -> int:
+    from nvme_emu.transports.loop import Loop
+
+    if not options.vfio_user:
+        raise ValueError("nothing to serve: say --vfio-user SOCKET")
+    if len(options.images) > len(options.vfio_user):
+        raise ValueError(f"{len(options.images)} images for {len(options.vfio_user)} socket(s)")
+    started = time.monotonic()
+    with ExitStack() as closing:
+        loop = Loop()
+        closing.callback(loop.close)
+        sink = None
+        if options.trace is not None:
+            from nvme_emu.observe.jsonl import JsonLines
+
+            sink = closing.enter_context(JsonLines(options.trace))
+        devices, fronts = [], []
+        for number, path in enumerate(options.vfio_user, 1):
+            device = _make_device(options, number)
+            closing.callback(device.close)
+            if sink is not None:
+                device.trace.add_sink(sink)
+            front = _VfioUserFront(loop, path, device, options)
+            closing.callback(front.close)
+            devices.append(device)
+            fronts.append(front)
+        with _signals(loop) as caught:
+            loop.run()
+        summary = {
+            "version": 1,
+            "seconds": round(time.monotonic() - started, 3),
+            "signal": signal.Signals(caught[0]).name if caught else None,
+            "devices": [front.summary() for front in fronts],
+        }
+    if options.json_file == "-":
+        click.echo(json.dumps(summary, indent=2))
+    elif options.json_file is not None:
+        Path(options.json_file).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if any(front.failed for front in fronts):
+        return EXIT_ERRORS
+    return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
+
+
+def _make_device(options: Options, number: int) -> ServedDevice:
+    from nvme_emu.cli.serve_device import DeviceOptions, ServedDevice
+
+    return ServedDevice(
+        DeviceOptions(
+            number=number,
+            image=options.images[number - 1] if number <= len(options.images) else None,
+            size=options.size,
+            lba_size=options.lba_size,
+            profile=options.profile,
+            seed=options.seed,
+        )
+    )
+
+
+class _VfioUserFront:
+    """A device at a vfio-user socket."""
+
+    def __init__(self, loop: Loop, path: str, device: ServedDevice, options: Options) -> None:
+        from nvme_emu.transports.vfio_user import VfioUserFunction, VfioUserServer
+
+        self._device = device
+        function = VfioUserFunction(
+            device.controller,
+            device.memory,
+            clock=loop.clock,
+            mapped_doorbells=options.doorbells == "mmap",
+        )
+        self._server: VfioUserServer = VfioUserServer(loop, path, function, log=_logger(options))
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong that is nobody's fault but ours."""
+        return self._server.internal_error is not None or self._device.controller.internal_error is not None
+
+    def summary(self) -> dict[str, object]:
+        function = self._server.function
+        return {
+            "vfio_user": self._server.path,
+            "clients": self._server.clients,
+            "steps": function.steps,
+            "interrupts": function.vectors.delivered,
+            **self._device.summary(),
+        }
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def _logger(options: Options) -> Callable[[str], None]:
+    if options.quiet:
+        return lambda line: None
+
+    def log(line: str) -> None:
+        click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+
+    return log
+
+
+@contextlib.contextmanager
+def _signals(loop: Loop) -> Iterator[list[int]]:
+    """Have SIGINT and SIGTERM end the loop; yields the list of those that came. A second one raises."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        loop.stop()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,113 @@
+"""Doorbells in memory that the client maps (`--doorbells mmap`), watched by polling.
+
+A guest's doorbell write is then a store and costs no message; the device looks whether a word has changed.
+What that loses: a value that is overwritten before the next look, the order of stores to different doorbells,
+and a store of the value that is already there. With `--doorbells trapped` every write is seen.
+
+A doorbell's word is 0 before its queue exists: the host cannot ring it, and the first tail that it rings
+is not 0. So words are cleared as soon as their queue is gone.
+
+The watch is adaptive: without a pause for SPIN_NS after a change, then with pauses of a quarter of the time
+since, at most PAUSE_MAX_NS. An idle device costs a few hundred looks a second.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Callable
+
+from nvme_emu.spec.registers import Reg
+from nvme_emu.transports.vfio_user.ports import CompletionRing, NvmeFunction, SubmissionRing
+
+__all__ = ["PAUSE_MAX_NS", "SPIN_NS", "DoorbellPage"]
+
+SPIN_NS = 200_000
+PAUSE_MAX_NS = 4_000_000
+
+_AT = int(Reg.DOORBELLS)
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class DoorbellPage:
+    """The shared page of one client. `fd` is given to it; the file is as long as BAR0."""
+
+    def __init__(self, controller: NvmeFunction, close_fd: Callable[[int], None] = os.close) -> None:
+        config = controller.config
+        self._controller = controller
+        self._close_fd = close_fd
+        self._stride = config.doorbell_stride
+        self.nbytes = config.bar_size - _AT
+        self.fd = os.memfd_create("nvme-emu-doorbells", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(self.fd, config.bar_size)
+            # The client could shrink it otherwise, and end us by a SIGBUS.
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
+            self._mapping = mmap.mmap(self.fd, self.nbytes, offset=_AT)
+        except BaseException:
+            close_fd(self.fd)
+            raise
+        self._view = memoryview(self._mapping)
+        self._words = self._view.cast("I")
+        self._seen = bytearray(self.nbytes)
+        self._used = 0
+        self._known: dict[int, SubmissionRing | CompletionRing] = {}
+        self._changed_ns = 0
+        self.looks = 0
+        self.refresh()
+
+    def close(self) -> None:
+        """Take the page back; a client that keeps its map rings nothing any more."""
+        self._words.release()
+        self._view.release()
+        self._mapping.close()
+        self._close_fd(self.fd)
+
+    def scan(self, now_ns: int, ring: Callable[[int, int], None]) -> bool:
+        """Call `ring(BAR0 offset, value)` for each doorbell that has changed; whether any has."""
+        self.looks += 1
+        used = self._used
+        if self._view[:used] == self._seen[:used]:
+            return False
+        self._changed_ns = now_ns
+        now = bytes(self._view[:used])
+        seen, stride = self._seen, self._stride
+        for at in range(0, used, stride):
+            if now[at : at + 4] != seen[at : at + 4]:
+                seen[at : at + 4] = now[at : at + 4]
+                ring(_AT + at, int.from_bytes(now[at : at + 4], "little"))
+        return True
+
+    def next_look(self, now_ns: int) -> int:
+        """When (ns) to look again."""
+        idle_ns = now_ns - self._changed_ns
+        if idle_ns < SPIN_NS:
+            return now_ns
+        return now_ns + min(idle_ns >> 2, PAUSE_MAX_NS)
+
+    def refresh(self) -> None:
+        """Follow the queues that were created and deleted since the last call."""
+        rings = self._controller.rings
+        now: dict[int, SubmissionRing | CompletionRing] = {2 * qid: sq for qid, sq in rings.sqs.items()}
+        now.update((2 * qid + 1, cq) for qid, cq in rings.cqs.items())
+        known = self._known
+        if len(now) == len(known) and all(known.get(index) is ring for index, ring in now.items()):
+            return
+        for index, ring in known.items():
+            if now.get(index) is not ring:
+                self._clear(index, replaced=index in now)
+        self._known = now
+        top = max(now, default=-1) + 1
+        self._used = min(top * self._stride, self.nbytes)
+
+    def _clear(self, index: int, replaced: bool) -> None:
+        at = index * self._stride
+        if at + 4 > self.nbytes:
+            return
+        if replaced and self._view[at : at + 4] != self._seen[at : at + 4]:
+            # Deleted, created and rung between two looks: the word is the new queue's.
+            self._seen[at : at + 4] = bytes(4)
+            return
+        self._words[at // 4] = 0
+        self._seen[at : at + 4] = bytes(4)
