@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import kworker
 from nvme_emu.core.errors import NvmeError
@@ -58,8 +59,9 @@ POOL_PAGES = 16_384
 class DriverConfig:
     """How the driver works: ValueError where a value is out of its range.
 
-    ``mode`` "sync" or "async"; ``worker`` "pump" or "per-request" (async only); ``queues`` I/O queue pairs
-    asked for; ``depth`` entries of each (Linux: io_queue_depth, 2 … 4095 and no more than CAP.MQES
+    ``mode`` "sync", "async", or "mixed": queue pairs of both kinds, of which each caller uses one (see
+    :meth:`NvmeDriver.use`). ``worker`` "pump" or "per-request" (async only); ``queues`` I/O queue
+    pairs asked for, of each kind; ``depth`` entries of each (Linux: io_queue_depth, 2 … 4095 and no more than CAP.MQES
     allows); ``instance`` the number in the worker's name.
     """
 
@@ -72,8 +74,8 @@ class DriverConfig:
     host: HostModel = field(default_factory=HostModel)
 
     def __post_init__(self) -> None:
-        if self.mode not in ("sync", "async"):
-            raise ValueError(f"mode={self.mode!r}: it is 'sync' or 'async'")
+        if self.mode not in ("sync", "async", "mixed"):
+            raise ValueError(f"mode={self.mode!r}: it is 'sync', 'async' or 'mixed'")
         if self.worker not in ("pump", "per-request"):
             raise ValueError(f"worker={self.worker!r}: it is 'pump' or 'per-request'")
         if not 1 <= self.queues <= 65_535:
@@ -110,7 +112,7 @@ class NvmeDriver:
         self._wq: KthreadWorker | None = None
         self._event_work = kworker.KthreadWork()
         kworker.kthread_init_work(self._event_work, self._handle_events)
-        self._by_caller: dict[object, SubmitPath] = {}
+        self._by_caller: WeakKeyDictionary[object, SubmitPath] = WeakKeyDictionary()
         self.max_transfer_bytes = 0
 
     # State ------------------------------------------------------------------------------------------
@@ -217,20 +219,24 @@ class NvmeDriver:
         from nvme_emu.spec.features import NUMBER_OF_QUEUES, Fid
 
         config = self.config
-        wanted = NUMBER_OF_QUEUES.pack(nsq_z=config.queues - 1, ncq_z=config.queues - 1)
+        kinds = [config.mode] * config.queues
+        if config.mode == "mixed":
+            kinds = ["async", "sync"] * config.queues
+        last = len(kinds) - 1
+        wanted = NUMBER_OF_QUEUES.pack(nsq_z=last, ncq_z=last)
         granted = NUMBER_OF_QUEUES.unpack(self.admin.set_features(Fid.NUMBER_OF_QUEUES, wanted))
-        count = min(config.queues, granted.nsq_z + 1, granted.ncq_z + 1)
+        count = min(len(kinds), granted.nsq_z + 1, granted.ncq_z + 1)
         depth = min(config.depth, self._cap.mqes_z + 1)
         for qid in range(1, count + 1):
             pair = QueuePair(self._context, qid, depth, min(depth - 1, 4095), self._stray)
-            path = self._make_path(pair)
+            path = self._make_path(pair, kinds[qid - 1])
             self._port.connect_irq(qid, path.interrupt)
             self.admin.create_queues(pair, vector=qid)
             self.paths.append(path)
 
-    def _make_path(self, pair: QueuePair) -> SubmitPath:
+    def _make_path(self, pair: QueuePair, kind: str) -> SubmitPath:
         config, context = self.config, self._context
-        if config.mode == "sync":
+        if kind == "sync":
             return SyncPath(pair, context, self._timed_out)
         worker = kworker.KthreadWorker(runtime=self.runtime)
         kworker.kthread_init_worker(worker)
@@ -275,8 +281,23 @@ class NvmeDriver:
         caller = self.runtime.current()
         path = self._by_caller.get(caller)
         if path is None:
+            if self.config.mode == "mixed":
+                paths = self._of_kind("async")
             path = self._by_caller[caller] = paths[len(self._by_caller) % len(paths)]
         return path
+
+    def use(self, kind: str) -> None:
+        """In mixed mode: let the calling task's I/O go the "sync" or the "async" way from now on.
+
+        ValueError for another kind, or one that this driver's mode does not have.
+        """
+        paths = self._of_kind(kind)
+        if not paths:
+            raise ValueError(f"{kind!r} transfers: a driver in mode {self.config.mode!r} does not do them")
+        self._by_caller[self.runtime.current()] = paths[len(self._by_caller) % len(paths)]
+
+    def _of_kind(self, kind: str) -> list[SubmitPath]:
+        return [path for path in self.paths if isinstance(path, SyncPath) is (kind == "sync")]
 
     # Events -----------------------------------------------------------------------------------------
 

@@ -103,14 +103,10 @@ class _Planner:
         if self.problems:
             raise JobFileError(self.problems)
         modes = {plan.mode for plan in plans}
-        if len(modes) == 2:
-            self.notes.append(
-                "note: sync-like and async-like jobs share one SSD: the sync ones wait for the worker"
-            )
         machine = MachinePlan(
             size=namespace_bytes * namespaces,
             namespaces=namespaces,
-            mode="async" if "async" in modes else "sync",
+            mode=modes.pop() if len(modes) == 1 else "mixed",
             lba_size=lba_size,
             options={name: value for name, value in options.items() if value is not None},
         )

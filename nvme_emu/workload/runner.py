@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import kworker
 from nvme_emu.workload.engine import Control, Job, make_job
@@ -13,18 +13,9 @@ from nvme_emu.workload.stats import JobStats
 from nvme_emu.workload.verify import Mismatch
 
 if TYPE_CHECKING:
-    from nvme_emu.driver import Namespace
+    from nvme_emu.machine import Machine
 
 __all__ = ["JobResult", "Jobs", "run_jobs"]
-
-
-class MachineLike(Protocol):
-    """What is needed of a Machine."""
-
-    @property
-    def namespaces(self) -> Mapping[int, Namespace]: ...
-
-    runtime: kworker.Runtime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +40,7 @@ class Jobs:
 
     def __init__(
         self,
-        machine: MachineLike,
+        machine: Machine,
         plans: Sequence[JobPlan],
         *,
         control: Control | None = None,
@@ -57,6 +48,8 @@ class Jobs:
     ) -> None:
         self.control = control if control is not None else Control()
         self._runtime = machine.runtime
+        # A machine that does both lets each job's task say which way its I/O goes.
+        self._use = machine.driver.use if machine.config.mode == "mixed" else None
         namespaces = machine.namespaces
         for plan in plans:
             if plan.nsid not in namespaces:
@@ -78,7 +71,7 @@ class Jobs:
                     self._join(running)
                 if self.control.stop:
                     break
-                task = kworker.kthread_run(job.thread, None, "%s", job.plan.name, runtime=self._runtime)
+                task = kworker.kthread_run(self._body, job, "%s", job.plan.name, runtime=self._runtime)
                 if not isinstance(task, kworker.TaskStruct):
                     raise OSError(-task, f"cannot start job {job.plan.name}")
                 running.append((job, task))
@@ -91,6 +84,11 @@ class Jobs:
             if job.exception is not None:
                 raise job.exception
         return [self._result(job) for job in self.jobs]
+
+    def _body(self, job: Job) -> int:
+        if self._use is not None:
+            self._use(job.plan.mode)
+        return job.thread()
 
     @staticmethod
     def _join(running: list[tuple[Job, kworker.TaskStruct]]) -> None:
@@ -114,7 +112,7 @@ class Jobs:
 
 
 def run_jobs(
-    machine: MachineLike, plans: Sequence[JobPlan], *, control: Control | None = None
+    machine: Machine, plans: Sequence[JobPlan], *, control: Control | None = None
 ) -> list[JobResult]:
     """Run `plans` on `machine`. See Jobs.run."""
     return Jobs(machine, plans, control=control).run()

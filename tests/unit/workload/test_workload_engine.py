@@ -17,7 +17,7 @@ from nvme_emu.workload.engine import AsyncJob, Control
 from nvme_emu.workload.jobfile import parse_job_text
 from nvme_emu.workload.plan import Plan
 from nvme_emu.workload.planner import make_plan
-from nvme_emu.workload.runner import JobResult, Jobs
+from nvme_emu.workload.runner import JobResult, Jobs, run_jobs
 
 CLOCKS = pytest.mark.parametrize("clock", ["wall", "virtual"])
 ENGINES = pytest.mark.parametrize("engine", ["psync", "libaio"])
@@ -331,3 +331,29 @@ def test_accounting_of_a_sync_job_in_virtual_time_shows_it_blocked() -> None:
 
 def test_nvme_error_is_an_os_error() -> None:
     assert issubclass(NvmeError, OSError)
+
+
+@pytest.mark.parametrize("clock", ["wall", "virtual"])
+def test_jobs_of_both_kinds_go_their_own_way(clock: str) -> None:
+    """The sync job's commands never pass the worker's queue, the async job's only pass that one."""
+
+    plan = make_plan(
+        parse_job_text(
+            "[global]\nsize=64k\nbs=4k\nrw=read\n[s]\nioengine=psync\n[a]\nioengine=libaio\niodepth=4\n",
+            source="mixed.fio",
+        )
+    )
+    with nvme_emu.open(size=plan.machine.size, mode=plan.machine.mode, clock=clock) as ssd:
+        queues: dict[bool, set[int]] = {True: set(), False: set()}
+        split = plan.jobs[0].pattern.extents[0].nlb
+
+        def see(event: object) -> None:
+            if isinstance(event, NvmeSetupCmd):
+                queues[event.slba < split].add(event.qid)
+
+        ssd.trace.add_sink(see)
+        results = run_jobs(ssd, plan.jobs)
+        assert [worker.task.comm for worker in ssd.workers if worker.task] == ["nvme1"]
+
+    assert all(result.ok for result in results)
+    assert queues == {True: {2}, False: {1}}

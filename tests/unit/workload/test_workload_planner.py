@@ -109,10 +109,10 @@ def test_engine_decides_mode_and_caps_the_depth(engine: str, mode: str, depth: i
     assert any("the depth is 1" in note for note in made.notes) == (depth == 1)
 
 
-def test_both_kinds_of_engine_make_an_async_machine_and_a_note() -> None:
+def test_both_kinds_of_engine_make_a_mixed_machine() -> None:
     made = plan("[a]\nsize=1m\n[b]\nsize=1m\nioengine=io_uring\n")
-    assert made.machine.mode == "async"
-    assert any("share one SSD" in note for note in made.notes)
+    assert made.machine.mode == "mixed"
+    assert [job.mode for job in made.jobs] == ["sync", "async"]
 
 
 def test_each_clone_has_a_seed_of_its_own_that_repeats() -> None:
