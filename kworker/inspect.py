@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kworker.deadlock import describe_wait, provider_of
 from kworker.lists import ListHead
-from kworker.task import state_name
+from kworker.task import TASK_RUNNING, TaskStruct, state_name
 from kworker.worker import KthreadFlushWork, KthreadWork, KthreadWorker
 
-__all__ = ["DelayedSnapshot", "WorkSnapshot", "WorkerSnapshot", "snapshot", "snapshot_locked"]
+__all__ = [
+    "DelayedSnapshot",
+    "TaskSnapshot",
+    "WorkSnapshot",
+    "WorkerSnapshot",
+    "snapshot",
+    "snapshot_locked",
+    "task_snapshot",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +61,34 @@ class WorkerSnapshot:
     cpu_ns: int
     nvcsw: int
     blocked_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSnapshot:
+    """A task and what it waits for: `waits_for` in words, "" while it runs.
+
+    `provider` is the name of the task that would end the wait, None where nobody is known.
+    """
+
+    name: str
+    pid: int
+    state: str
+    waits_for: str
+    provider: str | None
+
+
+def task_snapshot(task: TaskStruct) -> TaskSnapshot:
+    """The state of `task` now; read without a lock, so that its parts may be an instant apart."""
+    state, waiting_on = task.state, task.waiting_on
+    waits = state != TASK_RUNNING or waiting_on is not None
+    provider = provider_of(waiting_on)
+    return TaskSnapshot(
+        name=task.comm,
+        pid=task.pid,
+        state=state_name(state),
+        waits_for=describe_wait(waiting_on) if waits else "",
+        provider=provider.comm if provider is not None else None,
+    )
 
 
 def _work(work: KthreadWork) -> WorkSnapshot:

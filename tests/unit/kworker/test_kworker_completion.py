@@ -331,3 +331,27 @@ def test_run_inside_a_task_runs_another_task(rt: Runtime) -> None:
         return current().comm, rt.run(lambda: current().comm), rt.run(lambda: 4)
 
     assert rt.run(outer) == ("main", "main", 4)
+
+
+def test_announcement_for_a_waiter_that_is_thrown_out_goes_to_the_next() -> None:
+    with SimRuntime() as rt:
+        x, got = Completion(), []
+
+        def waiter(name: str) -> None:
+            try:
+                x.wait()
+            except KeyboardInterrupt:
+                got.append(f"{name} thrown out")
+            else:
+                got.append(name)
+
+        def main() -> None:
+            a, b = (kthread_run(waiter, name, name) for name in "ab")
+            rt.sleep_ns(100_000)
+            x.complete()
+            a.error = KeyboardInterrupt()  # Ctrl-C while it is on its way to run
+            kthread_stop(b)
+            kthread_stop(a)
+
+        rt.run(main)
+        assert got == ["a thrown out", "b"]

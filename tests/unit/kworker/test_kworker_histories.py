@@ -391,6 +391,7 @@ def test_history_17_spi_message_reused_after_sync_has_no_stale_callback(rt: Runt
     assert message["complete"] is None
     message["data"] = 2
     spi.spi_async(message)
+    kthread_flush_worker(spi.worker)  # the pump sends the message and queues itself once more
     kthread_destroy_worker(spi.worker)
     assert spi.sent == [1, 2]
     assert spi.worker.failures == 0

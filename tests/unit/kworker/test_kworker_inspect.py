@@ -10,6 +10,7 @@ from kworker import (
     KthreadWork,
     KthreadWorker,
     Runtime,
+    TaskStruct,
     kthread_cancel_delayed_work_sync,
     kthread_cancel_work_sync,
     kthread_create_worker,
@@ -20,6 +21,7 @@ from kworker import (
     kthread_stop,
     snapshot,
 )
+from kworker.inspect import task_snapshot
 
 
 def test_snapshot_of_a_busy_worker_shows_its_lists_and_waiters(rt: Runtime, worker: KthreadWorker) -> None:
@@ -84,3 +86,22 @@ def test_snapshot_counts_busy_time_in_virtual_ns() -> None:
         kthread_flush_worker(worker)
         assert snapshot(worker).busy_ns >= 1_234
         assert snapshot(worker).busy_ns < 4_000
+
+
+def test_task_snapshot_of_a_waiter_names_what_it_waits_for_and_who_provides_it(
+    rt: Runtime, worker: KthreadWorker
+) -> None:
+    gate = Gate()
+    kthread_queue_work(worker, KthreadWork(gate))
+    gate.entered.wait()
+    flusher = kthread_run(lambda _: kthread_flush_worker(worker), None, "flusher")
+    assert isinstance(flusher, TaskStruct)
+    wait_until(rt, lambda: flusher.waiting_on is not None)
+
+    seen = task_snapshot(flusher)
+
+    assert (seen.name, seen.pid, seen.state) == ("flusher", flusher.pid, "uninterruptible sleep")
+    assert seen.waits_for.startswith("completion ")
+    assert seen.provider == "nvme1"
+    gate.go.complete()
+    kthread_stop(flusher)
