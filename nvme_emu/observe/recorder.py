@@ -66,10 +66,15 @@ class _Pending(NamedTuple):
 
 
 class Recorder:
-    """A sink for ``machine.trace``; ``started_ns`` is when it was attached. Several threads may emit."""
+    """A sink for ``machine.trace``; ``started_ns`` is when it was attached. Several threads may emit.
 
-    def __init__(self, started_ns: int) -> None:
+    With ``driver=True`` a command whose set-up was not seen is not measured: where a driver is in the
+    process, it was handed over before this began to look, or while it did not (`skip`).
+    """
+
+    def __init__(self, started_ns: int, *, driver: bool = False) -> None:
         self.started_ns = started_ns
+        self._driver = driver
         self._lock = threading.Lock()
         self._queued: OrderedDict[int, int] = OrderedDict()
         self._pending: OrderedDict[tuple[int, int], _Pending] = OrderedDict()
@@ -97,6 +102,12 @@ class Recorder:
             with self._lock:
                 handler(event)
 
+    def skip(self) -> None:
+        """Events were left out here: forget what has begun, since its end may have been among them."""
+        with self._lock:
+            for table in (self._queued, self._pending, self._fetched, self._posted, self._completed):
+                table.clear()
+
     # --- the events, in a command's order -------------------------------------------------------------------
 
     def _queue(self, event: NvmeQueueRq) -> None:
@@ -121,6 +132,8 @@ class Recorder:
         key = (event.sqid, event.cid)
         pending = self._pending.get(key)
         if pending is None:
+            if self._driver:
+                return
             pending = _Pending(event.ts_ns, None, None, event.opcode, event.slba, event.nlb)
             _remember(self._pending, key, pending)
         elif pending.setup_ns is not None:

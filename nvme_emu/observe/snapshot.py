@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kworker.inspect import WorkerSnapshot, snapshot_locked
+from kworker.inspect import TaskSnapshot, WorkerSnapshot, snapshot_locked, task_snapshot
 from kworker.inspect import snapshot as worker_snapshot
 from nvme_emu.observe.management import read_log
 from nvme_emu.observe.rings import (
@@ -86,6 +86,7 @@ def snapshot(watched: Watched, *, entries_max: int = ENTRIES_MAX) -> MachineStat
             namespaces=_namespaces(ctrl),
             smart=_smart(ctrl),
             stats=_stats(watched, now_ns),
+            tasks=_tasks(watched),
         )
 
     return watched.read(read)
@@ -196,6 +197,11 @@ def _workers(watched: Watched) -> list[Any]:
 
 def _workers_unlocked(watched: Watched) -> tuple[WorkerSnapshot, ...]:
     return tuple(snapshot_locked(worker) for worker in _workers(watched))
+
+
+def _tasks(watched: Watched) -> tuple[TaskSnapshot, ...]:
+    driver = watched.driver
+    return () if driver is None else tuple(task_snapshot(task) for task in driver.runtime.tasks())
 
 
 def _namespaces(ctrl: Controller) -> tuple[NamespaceState, ...]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
-from kworker.inspect import DelayedSnapshot, WorkerSnapshot, WorkSnapshot
+from kworker.inspect import DelayedSnapshot, TaskSnapshot, WorkerSnapshot, WorkSnapshot
 
 __all__ = [
     "CommandState",
@@ -39,6 +39,7 @@ __all__ = [
     "SqState",
     "StatsState",
     "DelayedSnapshot",
+    "TaskSnapshot",
     "WorkSnapshot",
     "WorkerSnapshot",
     "from_json",
@@ -346,7 +347,10 @@ def rates(before: StatsState, after: StatsState) -> Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineState:
-    """All of it. ``consistent`` is False where the state had to be read while somebody was at work in it."""
+    """All of it. ``consistent`` is False where the state had to be read while somebody was at work in it.
+
+    ``tasks`` are those of the driver's runtime: who waits for whom.
+    """
 
     version: int
     ts_ns: int
@@ -361,6 +365,7 @@ class MachineState:
     namespaces: tuple[NamespaceState, ...]
     smart: SmartState
     stats: StatsState
+    tasks: tuple[TaskSnapshot, ...] = ()
 
 
 # --- JSON, both ways ----------------------------------------------------------------------------------------
