@@ -348,7 +348,7 @@ def test_jobs_of_both_kinds_go_their_own_way(clock: str) -> None:
         split = plan.jobs[0].pattern.extents[0].nlb
 
         def see(event: object) -> None:
-            if isinstance(event, NvmeSetupCmd):
+            if isinstance(event, NvmeSetupCmd) and event.qid:
                 queues[event.slba < split].add(event.qid)
 
         ssd.trace.add_sink(see)
