@@ -53,7 +53,7 @@ class DoorbellPage:
         self._seen = bytearray(self.nbytes)
         self._used = 0
         self._known: dict[int, SubmissionRing | CompletionRing] = {}
-        self._changed_ns = 0
+        self._changed_ns = self._looked_ns = 0
         self.looks = 0
         self.refresh()
 
@@ -67,6 +67,7 @@ class DoorbellPage:
     def scan(self, now_ns: int, ring: Callable[[int, int], None]) -> bool:
         """Call `ring(BAR0 offset, value)` for each doorbell that has changed; whether any has."""
         self.looks += 1
+        self._looked_ns = now_ns
         used = self._used
         if self._view[:used] == self._seen[:used]:
             return False
@@ -79,12 +80,13 @@ class DoorbellPage:
                 ring(_AT + at, int.from_bytes(now[at : at + 4], "little"))
         return True
 
-    def next_look(self, now_ns: int) -> int:
-        """When (ns) to look again."""
-        idle_ns = now_ns - self._changed_ns
+    @property
+    def next_look_ns(self) -> int:
+        """When to look again."""
+        idle_ns = self._looked_ns - self._changed_ns
         if idle_ns < SPIN_NS:
-            return now_ns
-        return now_ns + min(idle_ns >> 2, PAUSE_MAX_NS)
+            return self._looked_ns
+        return self._looked_ns + min(idle_ns >> 2, PAUSE_MAX_NS)
 
     def refresh(self) -> None:
         """Follow the queues that were created and deleted since the last call."""

@@ -315,7 +315,7 @@ class VfioUserFunction:
             return now
         due = self.controller.next_deadline()
         if self.page is not None and self.controller.rings.sqs:
-            look = self.page.next_look(now)
+            look = self.page.next_look_ns
             due = look if due is None else min(due, look)
         return due
 

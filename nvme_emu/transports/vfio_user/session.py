@@ -377,13 +377,14 @@ class Session:
             capability = SPARSE_MMAP.build(id=SPARSE_MMAP_ID, version=1, nr_areas=len(region.areas))
             for offset, size in region.areas:
                 capability += SPARSE_AREA.build(offset=offset, size=size)
-        # A client without room for the capability learns from argsz how much it needs, and asks again.
+        # A client without room for the capability learns from argsz how much it needs, and asks again. It is
+        # told the place even so: QEMU takes a flag without a place for an error.
         fits = m.argsz >= REGION_INFO.size + len(capability)
         reply = REGION_INFO.build(
             argsz=REGION_INFO.size + len(capability),
             flags=flags,
             index=m.index,
-            cap_offset=REGION_INFO.size if capability and fits else 0,
+            cap_offset=REGION_INFO.size if capability else 0,
             size=region.size,
         )
         out_fds = (region.fd,) if region.fd is not None and fits else ()
