@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-__all__ = ["build", "cache", "guest", "images", "packages", "qemu"]
+__all__ = ["cache", "guest", "images", "packages", "qemu", "server"]

@@ -105,7 +105,7 @@ class Guest:
             *devices,
         ]
         started = time.monotonic()
-        self._errors = open(self.directory / "stderr", "wb")
+        self._errors = open(self.directory / "stderr", "wb")  # noqa: SIM115  closed by close()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

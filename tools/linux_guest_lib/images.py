@@ -20,10 +20,11 @@ from .qemu import own_loader
 
 __all__ = ["Images", "find_images"]
 
-PACKAGES = (
-    "base-files bash dash coreutils findutils grep sed mawk tar gzip diffutils procps util-linux mount fdisk kmod "
-    "busybox-static pciutils nvme-cli fio e2fsprogs xfsprogs python3-minimal linux-image-cloud-amd64"
-).split()
+PACKAGES = [
+    *("base-files", "bash", "dash", "coreutils", "findutils", "grep", "sed", "mawk", "tar", "gzip", "diffutils"),
+    *("procps", "util-linux", "mount", "fdisk", "kmod", "busybox-static", "pciutils"),
+    *("nvme-cli", "fio", "e2fsprogs", "xfsprogs", "python3-minimal", "linux-image-cloud-amd64"),
+]
 
 ROOT_BYTES = 768 << 20
 REVISION = 2
