@@ -124,13 +124,16 @@ class Completions:
         reorder: ReorderEffect | None = plan.get("reorder")
         wait_ns = plan.delay_ns()
         if reorder is not None:
-            self._held.append((plan, status, dw0, [reorder.behind]))
             wait_ns = max(wait_ns, reorder.hold_ns)
-        if not wait_ns or not self._ctrl.posting:
+        # From when the device was done, not from when somebody came to step it.
+        due_ns = (cmd.done_ns or self._ctrl.now_ns) + wait_ns
+        if due_ns <= self._ctrl.now_ns or not self._ctrl.posting:
             return False
         plan.waited = True
         self.plans[cmd.key] = plan
-        self._ctrl.defer(cmd, self._ctrl.now_ns + wait_ns, status, dw0)
+        self._ctrl.defer(cmd, due_ns, status, dw0)
+        if reorder is not None:
+            self._held.append((plan, status, dw0, [reorder.behind]))
         return True
 
     def _count_down(self, cq: CompletionQueue) -> None:

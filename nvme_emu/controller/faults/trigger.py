@@ -67,6 +67,7 @@ class RuleState:
         self.stream = stream
         self.added_ns = now_ns
         self.armed = rule.armed
+        self.over = False  # a rule on = "time" whose last time has come
         self.hits = 0
         self.fired = 0
         match = rule.match
@@ -93,7 +94,7 @@ class RuleState:
         if when.times is not None and self.fired >= when.times:
             # Blocks that have grown bad stay bad.
             return self.media_error is None or not self.media_error.grown
-        if self.rule.match.on == "time" and when.period_ns is None and self.hits:
+        if self.over:
             return True
         return when.nth is not None and self.hits - when.skip >= when.nth[-1] and self.media_error is None
 

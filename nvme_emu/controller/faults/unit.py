@@ -192,6 +192,9 @@ class FaultUnit:
             due_ns = self.now_ns + when.period_ns - state.added_ns
             if when.until_ns is None or due_ns < when.until_ns:
                 self.later(when.period_ns, lambda: self._strike(state))
+                return
+        state.over = True
+        self.touch()
 
     def transport_fault(self, cmd: Command, effect: Effect) -> None:
         """Hand an effect to the transport that declared its kind."""
@@ -254,6 +257,8 @@ class FaultUnit:
         self._place(ctrl.interrupts, "raise_vector", border.raise_vector, bool(active["interrupt"]))
         stalls = any(active[on] for on in _TRANSITIONS)
         self._place(ctrl, "_start_timer", border.start_timer, stalls)
+        # The compiled core knows nothing of replaced methods: it stays away while there are any.
+        ctrl.faults = self if self._replaced else None
         # Plans, holds and pauses end without a call to here: look again after the next step.
         self._touched = lingers and not armed
 

@@ -24,10 +24,12 @@ class FaultHost(RawHost):
             self.ctrl, lambda name: random.Random(f"{seed}/{name}"), clock=lambda: self.now_ns
         )
         self.io: RawQueue
+        self._rules = 0
 
     def rule(self, match: dict[str, Any], when: dict[str, Any] | None = None, **effects: Any) -> RuleState:
         """Add a rule as it stands in a file."""
-        table = {"id": f"r{len(self.unit.rules) + 1}", "match": match, "when": when or {}, "then": effects}
+        self._rules += 1
+        table = {"id": f"r{self._rules}", "match": match, "when": when or {}, "then": effects}
         return self.unit.add(rule_from(table))
 
     def up(self, **options: Any) -> FaultHost:
@@ -74,6 +76,6 @@ def pattern(nlb: int, seed: int = 1) -> bytes:
     return np.random.default_rng(seed).integers(1, 255, nlb * 512, np.uint8).tobytes()
 
 
-def up(**options: Any) -> FaultHost:
-    """A host with a running controller."""
-    return FaultHost(**options).up()
+def up(**queue: Any) -> FaultHost:
+    """A host with a running controller; the options are those of its I/O queue pair."""
+    return FaultHost().up(**queue)
