@@ -20,7 +20,8 @@ __all__ = ["HARDWARE", "SimCosts", "SimCpu", "SimSpinlock", "SimTask", "SimTimer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimCosts:
-    """What the host pays, in virtual ns. The defaults are round figures for a server without virtualisation.
+    """What the host pays, in virtual ns. The defaults are round figures, chosen for a server without
+    virtualisation.
 
     wakeup_ns  for the waker: try_to_wake_up and the interrupt to the other CPU
     switch_ns  between the wake-up and the first instruction of the woken task (lmbench lat_ctx, two
