@@ -19,11 +19,13 @@ from nvme_emu.controller import Controller, ControllerConfig
 from nvme_emu.controller import Namespace as DeviceNamespace
 from nvme_emu.controller.latency import LatencyModel
 from nvme_emu.controller.profiles import DeviceProfile, load_profile
+from nvme_emu.core.faults import load_rules
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import Kworker, TraceHub
 from nvme_emu.core.units import parse_size
 from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver
 from nvme_emu.media import Media, open_media
+from nvme_emu.observe.faults import Faults
 from nvme_emu.transports import InprocTransport
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ class MachineConfig:
     without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
     "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
     ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
-    equally. ``driver_class`` is who drives the device: a subclass of NvmeDriver, to test or compare one's own.
+    equally. ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class``
+    is who drives the device: a subclass of NvmeDriver, to test or compare one's own.
     """
 
     size: int | str | None = None
@@ -64,6 +67,7 @@ class MachineConfig:
     costs: kworker.SimCosts = field(default_factory=kworker.SimCosts)
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     driver_class: type[NvmeDriver] = NvmeDriver
+    faults: Any = None
 
     def __post_init__(self) -> None:
         if self.clock not in CLOCKS:
@@ -81,6 +85,8 @@ class MachineConfig:
                     f"size={self.size!r}: {self.namespaces} namespace(s) need at least one block of "
                     f"{self.lba_size} bytes each"
                 )
+        # A file is read once, and a rule that is wrong is found before anything is made.
+        object.__setattr__(self, "faults", tuple(load_rules(self.faults)))
         self.driver_config()
 
     def driver_config(self) -> DriverConfig:
@@ -100,7 +106,7 @@ class Machine:
 
     ``controller`` the device, ``driver`` the host's side, ``namespaces`` {nsid: Namespace}, ``workers`` the
     I/O workers (``nvme1`` first; none in sync mode), ``runtime`` what they run on, ``trace`` the hub to which
-    observers add sinks, ``config`` what it was made from.
+    observers add sinks, ``faults`` the device's fault rules, ``config`` what it was made from.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -115,6 +121,8 @@ class Machine:
             self.memory = HostMemory()
             self.controller = self._make_controller()
             self.port = InprocTransport(self.controller, self.memory, self.runtime)
+            self.faults = Faults(self.controller, self.port, self.runtime, config.seed)
+            self.faults.load(config.faults)
             self.driver = config.driver_class(self.port, self.runtime, config.driver_config(), self.trace)
             self.driver.probe()
             undo.callback(self.driver.shutdown)

@@ -250,6 +250,8 @@ class FaultUnit:
         lingers = bool(self._timers) or device.off or device.paused(self.now_ns) or completions.busy
         border = self.border
         ctrl = self.ctrl
+        # The compiled core looks at this one before it goes its own way.
+        ctrl.faults = self if armed or lingers else None
         for name in border.NAMES:
             self._place(ctrl, name, getattr(border, name), bool(armed) or lingers)
         self._place(ctrl, "run_turn", self.commands.run_turn, bool(active["command"]))
