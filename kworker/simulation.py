@@ -85,7 +85,20 @@ class SimRuntime(SimKernel):
         task = SimTask.sleeping(comm, self._next_pid, self, entry)
         self._next_pid += 1
         self._tasks[task.pid] = task
-        self._set_greenlet(task, lambda *_: self._task_main(task))
+        creator = self._getcurrent()
+
+        def run(*_: Any) -> None:
+            try:
+                creator.switch()
+            except self._exit_type:
+                return  # close() before its first turn
+            self._task_main(task)
+
+        # A greenlet's recursion depth starts at that of whoever switches to it first. That has to be its
+        # creator: otherwise tasks started by one another's blocking (a hundred callers) would pile up their
+        # depths to a RecursionError.
+        self._set_greenlet(task, run)
+        task.switch()
         return task
 
     def _set_greenlet(self, task: SimTask, run: Callable[..., None]) -> None:

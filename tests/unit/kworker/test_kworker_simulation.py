@@ -618,6 +618,28 @@ def test_bad_arguments_are_value_errors() -> None:
         SimRuntime(scheduler="fair")
 
 
+@pytest.mark.parametrize("scheduler", [None, "random"])
+def test_a_thousand_tasks_that_first_run_in_a_row_have_the_whole_stack_each(scheduler: str | None) -> None:
+    deep: list[int] = []
+
+    def recurse(levels: int) -> int:
+        return 0 if not levels else 1 + recurse(levels - 1)
+
+    def sleeper(_: object) -> int:
+        deep.append(recurse(500))
+        msleep(10)
+        return 0
+
+    def main() -> None:
+        for number in range(1000):
+            kthread_run(sleeper, None, "t%d", number)
+        msleep(1000)
+
+    with SimRuntime(scheduler=scheduler) as rt:
+        rt.run(main)
+    assert deep == [500] * 1000
+
+
 def test_simulation_inside_a_simulation_is_its_own_world() -> None:
     with SimRuntime() as outer:
 
