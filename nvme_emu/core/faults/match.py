@@ -60,6 +60,11 @@ OCCURRENCES: Final = tuple(FIELDS_OF)
 DIRECTIONS: Final = {"none": 0, "write": 1, "read": 2}
 """As bits 1:0 of an opcode say it (Base 2.1, Figure 89): "write" carries data to the device."""
 
+
+def _one_or_many(values: tuple[Any, ...]) -> Any:
+    return values[0] if len(values) == 1 else list(values)
+
+
 _REGISTERS = {reg.name: reg for reg in Reg if reg is not Reg.DOORBELLS}
 
 
@@ -107,9 +112,9 @@ class Match(Clause):
 
     on: str = option(optional(choice(*OCCURRENCES)))
     admin: bool | None = option(optional(flag))
-    opcode: tuple[int | str, ...] | None = option(optional(_opcodes))
-    queue: tuple[int, ...] | None = option(optional(integers(0, 0xFFFF)))
-    nsid: tuple[int, ...] | None = option(optional(integers(0, 0xFFFF_FFFF)))
+    opcode: tuple[int | str, ...] | None = option(optional(_opcodes), emit=_one_or_many)
+    queue: tuple[int, ...] | None = option(optional(integers(0, 0xFFFF)), emit=_one_or_many)
+    nsid: tuple[int, ...] | None = option(optional(integers(0, 0xFFFF_FFFF)), emit=_one_or_many)
     lba: tuple[int, int] | None = option(optional(span((1 << 64) - 1)))
     size: tuple[int, int] | None = option(optional(span((1 << 64) - 1)))
     direction: str | None = option(optional(choice(*DIRECTIONS)))
@@ -120,7 +125,7 @@ class Match(Clause):
     value: int | None = option(optional(bounded(0)))
     bits: int | None = option(optional(bounded(0)))
     doorbell: str | None = option(optional(choice("sq", "cq")))
-    vector: tuple[int, ...] | None = option(optional(integers(0, 2047)))
+    vector: tuple[int, ...] | None = option(optional(integers(0, 2047)), emit=_one_or_many)
 
     def check(self) -> None:
         """Raises FaultError for fields that do not go together."""
@@ -193,7 +198,7 @@ class When(Clause):
     `times` ends the rule after so many firings.
     """
 
-    nth: tuple[int, ...] | None = option(optional(integers(1, 1 << 62)))
+    nth: tuple[int, ...] | None = option(optional(integers(1, 1 << 62)), emit=_one_or_many)
     every: int | None = option(optional(bounded(1)))
     ppm: int | None = option(optional(bounded(0, 1_000_000)))
     probability: float | None = option(optional(fraction))

@@ -76,10 +76,23 @@ def rule_to_plain(rule: Rule) -> dict[str, Any]:
         plain["id"] = rule.id
     if not rule.armed:
         plain["armed"] = False
-    plain["match"] = plain_of(rule.match)
+    plain["match"] = _shortest(rule.match)
     if when := plain_of(rule.when):
         plain["when"] = when
     plain["then"] = {effect.kind: plain_of(effect) for effect in rule.effects}
+    return plain
+
+
+def _shortest(match: Match) -> dict[str, Any]:
+    """A match without what its other keys say anyway."""
+    plain = plain_of(match)
+    for key in ("on", "admin"):
+        shorter = {name: value for name, value in plain.items() if name != key}
+        try:
+            if clause_of(Match, shorter) == match:
+                plain = shorter
+        except FaultError:
+            continue  # the name of an admin and an I/O command: it has to be said which
     return plain
 
 
