@@ -63,6 +63,7 @@ class Options:
     json_file: str | None
     trace: str | None
     rpc: str | None
+    faults: str | None
     quiet: bool
 
 
@@ -103,6 +104,7 @@ class Options:
     help="JSON to standard output, or besides to FILE (write --json=FILE before JOB.fio).",
 )
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
+@click.option("--faults", metavar="FILE", help="Rules that say when the device goes wrong (docs/faults.md).")
 @click.option("--rpc", metavar="SOCKET", help="Answer `nvme-emu ctl SOCKET` and `top --attach SOCKET`.")
 @click.option("--quiet", "-q", is_flag=True, help="No notes and no progress on standard error.")
 def run(job_file: str, **options: Any) -> int:
@@ -111,12 +113,13 @@ def run(job_file: str, **options: Any) -> int:
     The SSD is as large as the jobs need. Sync-like ioengines wait in the caller, async-like ones go through
     the nvme1 worker. JOB.fio may be - for standard input.
     """
+    from nvme_emu.core.faults import FaultFileError
     from nvme_emu.workload.jobfile import JobFileError
 
     chosen = Options(job_file=job_file, **options)
     try:
         return _run(chosen)
-    except JobFileError as error:
+    except (JobFileError, FaultFileError) as error:
         for problem in error.problems:
             click.echo(f"nvme-emu: {problem}", err=True)
         return EXIT_USAGE
@@ -164,6 +167,9 @@ def _run(options: Options) -> int:
         elapsed_ns = machine.runtime.now_ns - begun_ns
         report = _report(machine, plan, results, options, elapsed_ns, jobs.control.stop)
         _print_report(report, options, output)
+        if not options.quiet:
+            for rule in machine.faults:
+                click.echo(f"fault rule {rule.id}: {rule.hits} hits, fired {rule.fired} times", err=True)
     _print_errors(results)
     if jobs.control.stop:
         return EXIT_INTERRUPTED
@@ -176,6 +182,8 @@ def _open_machine(plan: Plan, options: Options) -> Machine:
     chosen = dict(plan.machine.options)
     if options.profile is not None:
         chosen["profile"] = options.profile
+    if options.faults is not None:
+        chosen["faults"] = options.faults
     return nvme_emu.open(
         size=plan.machine.size,
         mode=plan.machine.mode,
@@ -319,6 +327,7 @@ def _report(
             "lba_size": plan.machine.lba_size,
             "interrupted": interrupted,
             "errors": [line for result in results for line in _error_lines(result)],
+            **({} if options.faults is None else {"faults": machine.faults.snapshot()}),
         },
     )
 
