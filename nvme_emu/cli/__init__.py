@@ -25,6 +25,19 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("nvme_emu.cli.serve", "serve", "Serve SSDs to virtual machines (vfio-user)."),
     "faults": ("nvme_emu.cli.faults", "faults", "Check files of fault rules."),
     "ctl": ("nvme_emu.cli.ctl", "ctl", "Ask or change a running SSD over its --rpc socket."),
+    "list": ("nvme_emu.cli.nvme_words", "list_devices", "List an SSD's namespaces, as `nvme list`."),
+    "id-ctrl": ("nvme_emu.cli.nvme_words", "id_ctrl", "Identify Controller."),
+    "id-ns": ("nvme_emu.cli.nvme_words", "id_ns", "Identify Namespace."),
+    "smart-log": ("nvme_emu.cli.nvme_words", "smart_log", "SMART / Health Information."),
+    "error-log": ("nvme_emu.cli.nvme_words", "error_log", "Error Information: the commands that failed."),
+    "get-feature": ("nvme_emu.cli.nvme_words", "get_feature", "A feature's value, explained."),
+    "show-regs": ("nvme_emu.cli.nvme_words", "show_regs", "The controller's properties, explained."),
+    "fw-log": ("nvme_emu.cli.nvme_words", "fw_log", "Firmware Slot Information."),
+    "effects-log": ("nvme_emu.cli.nvme_words", "effects_log", "Commands Supported and Effects."),
+    "list-ns": ("nvme_emu.cli.nvme_words", "list_ns", "The identifiers of the namespaces."),
+    "ns-descs": ("nvme_emu.cli.nvme_words", "ns_descs", "The names of a namespace."),
+    "decode": ("nvme_emu.cli.decode", "decode", "Explain a pasted command, completion, register or page."),
+    "trace": ("nvme_emu.cli.trace", "trace", "Show, convert, compare and measure traces."),
 }
 
 

@@ -43,6 +43,7 @@ from nvme_emu.spec.logs import (
     FEATURES_SUPPORTED_AND_EFFECTS,
     FIRMWARE_ACTIVE,
     FIRMWARE_SLOT_INFORMATION,
+    FIRMWARE_SLOTS,
     LID_SUPPORTED,
     SCOPE_CONTROLLER,
     SCOPE_NAMESPACE,
@@ -144,7 +145,9 @@ def _smart_health(ctrl: Controller, cmd: Command) -> bytes:
 
 def _firmware_slot(ctrl: Controller, cmd: Command) -> bytes:
     active = FIRMWARE_ACTIVE.pack(afs=_FIRMWARE_SLOT)
-    return FIRMWARE_SLOT_INFORMATION.build(afi=active, frs=[ctrl.config.fr])
+    # A slot without a revision reads as zeros, not as the spaces that fill a string.
+    empty = [bytes(8)] * (FIRMWARE_SLOTS - 1)
+    return FIRMWARE_SLOT_INFORMATION.build(afi=active, frs=[ctrl.config.fr, *empty])
 
 
 def _changed_namespaces(ctrl: Controller, cmd: Command) -> bytes:

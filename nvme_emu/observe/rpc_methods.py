@@ -57,6 +57,7 @@ class MachineMethods:
             "state.get": self.state_get,
             "controller.get": self.controller_get,
             "registers.get": self.registers_get,
+            "registers.read": self.registers_read,
             "queues.get": self.queues_get,
             "queues.entries": self.queues_entries,
             "commands.list": self.commands_list,
@@ -101,6 +102,14 @@ class MachineMethods:
     def registers_get(self) -> list[RegisterState]:
         """The controller's properties, decoded."""
         return list(snapshot.controller_state(self._watched).registers)
+
+    def registers_read(self, offset: int, size: int = 4) -> dict[str, int]:
+        """The "value" of size bytes (1, 2, 4, 8) of BAR0 at an offset, as a host would read it."""
+        ctrl = self._watched.controller
+        _bounded("offset", offset, 0, ctrl.config.bar_size - 1)
+        if size not in (1, 2, 4, 8):
+            raise ValueError(f"size={size}: 1, 2, 4 or 8 bytes")
+        return {"value": self._watched.read(lambda _: ctrl.mmio_read(offset, size))}
 
     def queues_get(self, qid: int | None = None, entries_max: int = 16) -> dict[str, list[SqState] | list[CqState]]:
         """The queues: "sqs" and "cqs". qid: only this one. entries_max: newest slots of each ring."""

@@ -1,0 +1,39 @@
+"""TARGET of the commands with nvme-cli's names: an image file, the socket of a running SSD, or `mem`."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nvme_emu.observe.target import Target
+
+__all__ = ["open_target"]
+
+
+@contextmanager
+def open_target(text: str) -> Iterator[Target]:
+    """The controller that TARGET names.
+
+    ``mem`` or ``mem:SIZE`` is a fresh SSD in memory. An image file is attached to a controller in this process
+    for as long as the command takes. ValueError or OSError, naming the target, where it cannot be used.
+    """
+    from nvme_emu.observe.rpc_client import RpcClient
+    from nvme_emu.observe.target import LocalTarget, RpcTarget
+
+    if "://" in text:
+        raise ValueError(f"{text}: a target is an image file, the --rpc socket of a running SSD, or mem[:SIZE]")
+    kind, _, size = text.partition(":")
+    if kind != "mem" and stat.S_ISSOCK(os.stat(text).st_mode):
+        with RpcClient(text) as client:
+            yield RpcTarget(client)
+        return
+    import nvme_emu
+    from nvme_emu.observe.watched import watch
+
+    options = {"size": size or None} if kind == "mem" else {"image": text}
+    with nvme_emu.open(**options) as machine:
+        yield LocalTarget(watch(machine))
