@@ -152,7 +152,7 @@ class DmaMaps:
 
     def map(self, address: int, size: int, flags: int, fds: list[int], offset: int) -> Region:
         """DMA_MAP. Takes `fds` out of the list when they are ours. RequestError when it cannot be."""
-        if flags & ~(DmaFlag.READ | DmaFlag.WRITE) or not flags:
+        if flags & ~int(DmaFlag.READ | DmaFlag.WRITE) or not flags:
             raise RequestError(EINVAL, f"DMA_MAP flags {flags:#x}")
         if size <= 0 or size % PAGE_BYTES or address % PAGE_BYTES or offset % PAGE_BYTES:
             raise RequestError(EINVAL, f"DMA_MAP of {address:#x}+{size:#x} at {offset:#x}: not whole pages")

@@ -48,8 +48,9 @@ TURNS_MAX = 64
 
 _DOORBELLS = int(Reg.DOORBELLS)
 _MAPPED_PAGE = 4096
-_IRQ_DATA = IrqSetFlag.DATA_NONE | IrqSetFlag.DATA_BOOL | IrqSetFlag.DATA_EVENTFD
-_IRQ_ACTION = IrqSetFlag.ACTION_MASK | IrqSetFlag.ACTION_UNMASK | IrqSetFlag.ACTION_TRIGGER
+# Plain integers: the complement of an IntFlag has only the bits that it knows.
+_IRQ_DATA = int(IrqSetFlag.DATA_NONE | IrqSetFlag.DATA_BOOL | IrqSetFlag.DATA_EVENTFD)
+_IRQ_ACTION = int(IrqSetFlag.ACTION_MASK | IrqSetFlag.ACTION_UNMASK | IrqSetFlag.ACTION_TRIGGER)
 _READ_WRITE = RegionFlag.READ | RegionFlag.WRITE
 
 
@@ -267,7 +268,7 @@ class VfioUserFunction:
 
     def dma_unmap(self, address: int, size: int, flags: int) -> None:
         """DMA_UNMAP. When the answer goes out nothing touches the memory any more."""
-        if flags & ~DmaFlag.UNMAP_ALL or (flags and (address or size)):
+        if flags & ~int(DmaFlag.UNMAP_ALL) or (flags and (address or size)):
             raise RequestError(EINVAL, f"DMA_UNMAP flags {flags:#x} of {address:#x}+{size:#x}")
         self._abandon()
         if flags:
