@@ -159,7 +159,9 @@ class Job:
         """One loop of the job's I/O."""
         plan = self.plan
         nbytes = FOREVER if time_based or not plan.io_bytes else plan.io_bytes
-        begun, before = self._now(), [direction.ios for direction in self.stats.directions]
+        before = [direction.ios for direction in self.stats.directions]
+        # The first loop begins with the job: runtime=2s must not be told as 1999 ms for what came in between.
+        begun = self._now() if any(before) else self._epoch
         try:
             self._transfer(stream, nbytes, plan.number_ios or FOREVER, check=self.verifier is not None)
         finally:

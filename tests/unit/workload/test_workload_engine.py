@@ -14,6 +14,7 @@ from nvme_emu.core.trace import NvmeSetupCmd
 from nvme_emu.machine import Machine
 from nvme_emu.spec.opcodes import NvmOpcode
 from nvme_emu.workload.engine import AsyncJob, Control
+from nvme_emu.workload.job import Job
 from nvme_emu.workload.jobfile import parse_job_text
 from nvme_emu.workload.plan import Plan
 from nvme_emu.workload.planner import make_plan
@@ -164,6 +165,22 @@ def test_runtime_in_virtual_time_is_exact(engine: str) -> None:
     text = f"[a]\nrw=randread\nsize=1m\ntime_based\nruntime=5ms\nioengine={engine}\niodepth=4\n"
     (result,) = go(text, profile="tlc")
     assert 5_000_000 <= result.stats.read.runtime_ns < 6_000_000
+
+
+@ENGINES
+def test_runtime_counts_from_the_start_of_the_job_however_late_its_first_io(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = Job._begin
+
+    def late(job: Job) -> None:
+        begin(job)
+        job.runtime.consume(2_000_000)
+
+    monkeypatch.setattr(Job, "_begin", late)
+    text = f"[a]\nrw=randread\nsize=1m\ntime_based\nruntime=5ms\nioengine={engine}\niodepth=4\n"
+    (result,) = go(text)
+    assert result.stats.read.runtime_ns >= 5_000_000
 
 
 @ENGINES
