@@ -29,7 +29,8 @@ class ControllerConfig:
     """Everything that the host can find out about the controller, and the times it takes.
 
     Log2 values are in the specification's own units: ``mdts`` in powers of two of the minimum page size
-    (0: no limit), ``mpsmin`` and ``mpsmax`` as 2 ** (12 + n) bytes, ``dstrd`` as 2 ** (2 + n) bytes.
+    (0: no limit), ``mpsmin`` and ``mpsmax`` as 2 ** (12 + n) bytes, ``dstrd`` as 2 ** (2 + n) bytes, ``kas``
+    in 100 ms (0: no keep alive). ``message_based`` is a controller behind a fabric, which has no interrupts.
     Counts (``queue_entries_max``, ``io_queues_max``, ``vectors``) count from one.
     """
 
@@ -75,6 +76,8 @@ class ControllerConfig:
     reset_ns: int = 0
     shutdown_ns: int = 0
     rtd3e_us: int = 1_000_000
+    message_based: bool = False
+    kas: int = 0
     step_commands_max: int = 4096
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ class ControllerConfig:
         for name in ("ready_ns", "reset_ns"):
             _check(name, getattr(self, name), 0, self.ready_timeout_ms * _MS, "at most ready_timeout_ms")
         _check("shutdown_ns", self.shutdown_ns, 0, self.rtd3e_us * 1000, "not longer than rtd3e_us")
+        _check("kas", self.kas, 0, 0xFFFF, "Keep Alive Support in 100 ms units")
         _check("rtd3e_us", self.rtd3e_us, 0, 0xFFFF_FFFF, "RTD3 Entry Latency")
         _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")
 

@@ -28,6 +28,7 @@ from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
 from nvme_emu.controller.dispatch import doorbell_cq, doorbell_sq, run_turn
 from nvme_emu.controller.events import AsyncEvents
+from nvme_emu.controller.feature_kinds import NOTICES_OFFERED
 from nvme_emu.controller.features import Features
 from nvme_emu.controller.inflight import InFlight
 from nvme_emu.controller.logs import ErrorLog, Logs
@@ -65,7 +66,7 @@ class Controller:
 
     `namespaces` maps nsid to Namespace, `outstanding` (sqid, cid) to each command in flight. With `strict` an
     exception of our own making leaves the controller after CSTS.CFS was set; else it is only traced and kept
-    in `internal_error`.
+    in `internal_error`. Controllers of one device share its `counters`.
     """
 
     run_turn = staticmethod(run_turn)
@@ -81,6 +82,7 @@ class Controller:
         trace: TraceHub | None = None,
         rng: Any = None,
         strict: bool = False,
+        counters: Counters | None = None,
     ) -> None:
         """Raises ValueError for namespaces that share an identifier or have one above `namespaces_max`."""
         self.config = config
@@ -97,9 +99,12 @@ class Controller:
         self.strict = strict
         self.internal_error: Exception | None = None
         self.admin_handlers = ADMIN_HANDLERS
+        self.identify_fields: dict[str, Any] = {}
+        """Fields of Identify Controller that a front door other than PCI Express adds or has its own way."""
+        self.notices_offered = NOTICES_OFFERED
 
         self.now_ns = 0
-        self.counters = Counters()
+        self.counters = Counters() if counters is None else counters
         self.inflight = InFlight(self.counters)
         self.outstanding = self.inflight.commands
         self.registers = RegisterFile(config)

@@ -21,6 +21,7 @@ from nvme_emu.spec.features import (
     INTERRUPT_COALESCING,
     INTERRUPT_VECTOR_CONFIG,
     IO_COMMAND_SET_PROFILE,
+    KEEP_ALIVE_TIMER,
     NUMBER_OF_QUEUES,
     POWER_MANAGEMENT,
     TEMPERATURE_THRESHOLD,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEATURES",
+    "KAS_UNIT_MS",
     "NS_PER_MS",
     "NOTICES_OFFERED",
     "TEMPERATURE_CRITICAL_K",
@@ -58,6 +60,7 @@ THRESHOLD_OVER: Final = 0
 THRESHOLD_UNDER: Final = 1
 
 NS_PER_MS: Final = 1_000_000
+KAS_UNIT_MS: Final = 100
 _TIMESTAMP_MODULUS: Final = 1 << 48
 _TEMPERATURE_COMPOSITE: Final = 0x0
 _TEMPERATURE_ALL: Final = 0xF
@@ -209,9 +212,15 @@ class _NumberOfQueues(Feature):
 class _InterruptCoalescing(Feature):
     layout = INTERRUPT_COALESCING
 
+    def offered(self, config: ControllerConfig) -> bool:
+        return not config.message_based
+
 
 class _InterruptVectorConfig(Feature):
     layout = INTERRUPT_VECTOR_CONFIG
+
+    def offered(self, config: ControllerConfig) -> bool:
+        return not config.message_based
 
     def default(self, config: ControllerConfig, selector: int) -> int:
         return INTERRUPT_VECTOR_CONFIG.pack(iv=selector)
@@ -233,9 +242,23 @@ class _AsyncEventConfig(Feature):
     def accept(self, ctrl: Controller, cdw11: int) -> int:
         asked = super().accept(ctrl, cdw11)
         for field in ASYNC_EVENT_CONFIG.fields:
-            if asked & field.mask & ~(NOTICES_OFFERED | ASYNC_EVENT_CONFIG.mask("shcw")):
+            if asked & field.mask & ~(ctrl.notices_offered | ASYNC_EVENT_CONFIG.mask("shcw")):
                 raise _refuse(ASYNC_EVENT_CONFIG, field.name)
         return asked
+
+
+class _KeepAliveTimer(Feature):
+    """Milliseconds; the timer counts in units of KAS, so that the value is rounded up to one."""
+
+    layout = KEEP_ALIVE_TIMER
+    lasting = False
+
+    def offered(self, config: ControllerConfig) -> bool:
+        return bool(config.kas)
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        step_ms = ctrl.config.kas * KAS_UNIT_MS
+        return min(-(-cdw11 // step_ms) * step_ms, KEEP_ALIVE_TIMER["kato"].value_max)
 
 
 class _IoCommandSetProfile(Feature):
@@ -305,6 +328,7 @@ FEATURES: Final[dict[int, Feature]] = {
     Fid.WRITE_ATOMICITY: _WriteAtomicity(),
     Fid.ASYNC_EVENT_CONFIG: _AsyncEventConfig(),
     Fid.TIMESTAMP: _Timestamp(),
+    Fid.KEEP_ALIVE_TIMER: _KeepAliveTimer(),
     Fid.HOST_BEHAVIOR: _HostBehavior(),
     Fid.IO_COMMAND_SET_PROFILE: _IoCommandSetProfile(),
 }

@@ -67,6 +67,7 @@ _WARNINGS_OF_SMART_INFO: Final[dict[int, int]] = {
 _CONFIG_OF_NOTICE: Final[dict[int, int]] = {
     AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("nan"),
     AsyncNoticeInfo.FIRMWARE_ACTIVATION_STARTING: ASYNC_EVENT_CONFIG.mask("fan"),
+    AsyncNoticeInfo.DISCOVERY_LOG_CHANGE: ASYNC_EVENT_CONFIG.mask("dlpcn"),
 }
 
 

@@ -25,10 +25,9 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nvme_emu.controller.feature_kinds import (
-    NOTICES_OFFERED,
     TEMPERATURE_CRITICAL_K,
     TEMPERATURE_WARNING_K,
 )
@@ -156,7 +155,7 @@ def _power_states(config: ControllerConfig) -> list[dict[str, int]]:
 def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
     config = ctrl.config
     oncs = {field: int(opcode in NVM_HANDLERS) for opcode, field in _ONCS_OF_OPCODE.items()}
-    return IDENTIFY_CONTROLLER.build(
+    fields: dict[str, Any] = dict(
         vid=config.vid,
         ssvid=config.ssvid,
         sn=config.sn,
@@ -169,7 +168,7 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         ver=ctrl.registers.vs,
         rtd3r=max(1, -(-config.ready_ns // 1000)),
         rtd3e=config.rtd3e_us,
-        oaes=NOTICES_OFFERED,
+        oaes=ctrl.notices_offered,
         cntrltype=_CNTRLTYPE_IO,
         acl_z=config.acl_z,
         aerl_z=config.aerl_z,
@@ -177,6 +176,7 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         lpa=LPA.pack(cses=1, lpeds=1, mlps=1),
         elpe_z=config.elpe_z,
         npss_z=config.npss_z,
+        kas=config.kas,
         wctemp=TEMPERATURE_WARNING_K,
         cctemp=TEMPERATURE_CRITICAL_K,
         tnvmcap=sum(namespace.nbytes for namespace in ctrl.namespaces.values()),
@@ -189,6 +189,8 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         subnqn=config.subnqn or default_subnqn(config),
         psd=_power_states(config),
     )
+    fields.update(ctrl.identify_fields)
+    return IDENTIFY_CONTROLLER.build(**fields)
 
 
 def _active_list(ctrl: Controller, cmd: Command) -> bytes:

@@ -201,7 +201,8 @@ def test_features_supported_are_those_that_are_offered(cache: bool) -> None:
 
     found = {fid: FEATURE_EFFECTS.unpack(entry) for fid, entry in enumerate(data.fis) if entry}
 
-    assert set(found) == set(FEATURES) - (set() if cache else {Fid.VOLATILE_WRITE_CACHE})
+    absent = {Fid.KEEP_ALIVE_TIMER} | (set() if cache else {Fid.VOLATILE_WRITE_CACHE})
+    assert set(found) == set(FEATURES) - absent
     assert all(entry.fsupp == 1 for entry in found.values())
     assert found[Fid.ERROR_RECOVERY].fsp == 1
     assert found[Fid.ARBITRATION].fsp == 2

@@ -1,0 +1,113 @@
+"""The border between a message transport and controllers: capsules in, answers out (NVMe Base 2.1, 2.2).
+
+A transport such as TCP opens a queue for each connection. It hands over commands with `accept`, brings the
+data that they ask for, lets them be executed with `run`, and sends the answers. It knows no command, and the
+controller room knows no socket:
+
+    transport                          queue
+    open(sink)                    ──►  a queue that waits for Connect
+    accept(sqe, in_capsule)       ──►  None, or the Transfer that is to be filled
+    ready(transfer)               ──►  its data has come
+    run(now_ns)                   ──►  the answers of what has ended
+    sink.wake()                   ◄──  something has ended by itself: ask `run` again
+    sink.terminate(why)           ◄──  the association is over: close the connection
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+__all__ = ["Answer", "CapsuleQueue", "CapsuleSink", "CapsuleTarget", "Transfer"]
+
+
+class Transfer:
+    """Data on its way from the host to the controller: `view` is to be filled, `received` bytes of it are.
+
+    `tag` names it on the wire and is unique among the queue's open transfers. With `in_capsule` the data is
+    what follows the command, else it must be fetched. `failed` marks data that came broken.
+    """
+
+    __slots__ = ("cid", "failed", "in_capsule", "received", "tag", "view")
+
+    def __init__(self, cid: int, tag: int, view: memoryview, in_capsule: bool) -> None:
+        self.cid = cid
+        self.tag = tag
+        self.view = view
+        self.in_capsule = in_capsule
+        self.received = 0
+        self.failed = False
+
+
+class Answer(NamedTuple):
+    """The end of a command: its completion queue entry (16 bytes) and its data for the host, if any.
+
+    `implied` says that the data alone may stand for the completion: success, nothing in dwords 0 and 1, and
+    the host does not need SQHD. `data` may be used until `CapsuleQueue.release`.
+    """
+
+    cid: int
+    cqe: bytes
+    data: memoryview | None
+    implied: bool
+
+
+class CapsuleSink(Protocol):
+    """A connection, as the queue behind it sees it."""
+
+    def wake(self) -> None:
+        """Something has ended without being asked: call `run` soon."""
+
+    def terminate(self, why: str) -> None:
+        """Send what was answered so far, then close the connection."""
+
+
+class CapsuleQueue(Protocol):
+    """One connection's queue. Nothing of it raises for what a host sends; a refusal is an answer."""
+
+    in_capsule_bytes: int
+    """The most data that a capsule may bring along at present."""
+
+    @property
+    def label(self) -> str:
+        """Who is at the other end, for log lines."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether Connect has succeeded."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection is to be closed once all answers are sent (Disconnect)."""
+
+    def accept(self, sqe: memoryview | bytes, in_capsule: int) -> Transfer | None:
+        """Take a command that brought `in_capsule` bytes of data along.
+
+        Gives the transfer to fill, after which `ready` must be called; None if nothing more is needed (then
+        data in the capsule is to be skipped). OverflowError from a host with more commands than its queue has
+        entries: such a connection cannot go on.
+        """
+
+    def ready(self, transfer: Transfer) -> None:
+        """The transfer is complete, or marked as failed: its command may be executed."""
+
+    def run(self, now_ns: int) -> list[Answer]:
+        """Execute what was accepted; the answers of everything that has ended."""
+
+    def release(self) -> None:
+        """The data of all answers so far has been sent or copied."""
+
+    def close(self, why: str) -> None:
+        """The connection is gone."""
+
+
+class CapsuleTarget(Protocol):
+    """What connections lead to."""
+
+    def open(self, sink: CapsuleSink, address: tuple[str, int], now_ns: int) -> CapsuleQueue:
+        """A queue for a new connection that came in at our `address`."""
+
+    def work(self, now_ns: int) -> None:
+        """Do what is due."""
+
+    def next_deadline(self) -> int | None:
+        """When `work` is due next."""
