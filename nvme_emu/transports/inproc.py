@@ -12,14 +12,16 @@ own, which costs processor time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import kworker
+from nvme_emu._core import Lock
+from nvme_emu.core.ports import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kworker import Runtime, Spinlock, TimerHandle
+    from kworker import Runtime, TimerHandle
     from nvme_emu.core.memory import HostMemory
     from nvme_emu.core.ports import DevicePort, IrqHandler, PassiveDevice
 
@@ -34,7 +36,8 @@ class InprocTransport:
         self._memory = memory
         self._runtime = runtime
         self._virtual = runtime.virtual
-        self._lock = kworker.Spinlock(runtime=runtime)
+        # On threads a lock whose state the compiled core can see.
+        self._lock: Any = kworker.Spinlock(runtime=runtime) if runtime.virtual else Lock()
         self._handlers: dict[int, IrqHandler] = {}
         # Like blk-mq's affinity: a queue's interrupt goes to the CPU that submitted to it last.
         self._irq_cpu: dict[int, int] = {}
@@ -47,8 +50,8 @@ class InprocTransport:
         return self._memory
 
     @property
-    def lock(self) -> Spinlock:
-        """What guards the controller: observers hold it while they read."""
+    def lock(self) -> Any:
+        """What guards the controller (a Spinlock, or what serves as one): observers hold it while they read."""
         return self._lock
 
     def read32(self, offset: int) -> int:
@@ -119,6 +122,14 @@ class InprocTransport:
             self._arm(due)
         if irqs:
             self._deliver(irqs)
+
+    def lane(self, qid: int) -> Lane | None:
+        """See :class:`~nvme_emu.core.ports.DevicePort`; None in a simulation, where each step costs time."""
+        if self._virtual or type(self) is not InprocTransport:
+            return None
+        with self._lock:
+            device = self._controller.lane(qid)
+        return None if device is None else Lane(device, self._handlers, self._lock)
 
     def connect_irq(self, vector: int, handler: IrqHandler) -> None:
         """Have ``handler()`` called for each message of a vector."""

@@ -16,6 +16,7 @@ import os
 import select
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any, Protocol
@@ -48,6 +49,7 @@ class Loop:
         self._selector = selectors.DefaultSelector()
         self._tasks: list[Task] = []
         self._stopping = False
+        self._calls: deque[Callable[[], object]] = deque()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -83,12 +85,26 @@ class Loop:
     def stop(self) -> None:
         """Let `run` return after the present round. For any thread, and for signal handlers."""
         self._stopping = True
+        self._wake()
+
+    def call_soon(self, fn: Callable[[], object]) -> None:
+        """Have `fn()` called in the loop's thread, between the events of a round. For any thread.
+
+        It must neither block nor raise. Calls that come after the loop has ended are never made.
+        """
+        self._calls.append(fn)
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b"\0")
 
     def _woken(self, events: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
+        # Those that a call adds have woken the loop again: they wait for the next round.
+        for _ in range(len(self._calls)):
+            self._calls.popleft()()
 
     def run(self) -> None:
         """Serve until `stop`."""

@@ -76,7 +76,9 @@ class VfioUserServer:
         self._log_line(f"{self.path}: {text}")
 
     def close(self) -> None:
-        """Drop the client, stop listening and remove the socket file if it is still ours."""
+        """Drop the client, stop listening and remove the socket file if it is still ours. Once is enough."""
+        if self._listener.fileno() < 0:
+            return
         self._drop("the server ends")
         self._loop.remove_task(self)
         self._loop.unwatch(self._listener)

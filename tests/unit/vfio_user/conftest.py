@@ -10,6 +10,16 @@ from typing import Any
 import pytest
 from vfioclient import Client, Rig, open_fds
 
+from nvme_emu.transports.loop import Loop
+
+
+@pytest.fixture
+def shared_loop() -> Iterator[Loop]:
+    """A loop for several rigs; ask for it before `make_rig`."""
+    loop = Loop()
+    yield loop
+    loop.close()
+
 
 @pytest.fixture
 def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:

@@ -40,6 +40,7 @@ from nvme_emu.spec.vfio_user import (
 )
 from nvme_emu.transports.loop import Loop
 from nvme_emu.transports.vfio_user import VfioUserFunction, VfioUserServer
+from nvme_emu.transports.vfio_user.doorbells import PAUSE_MAX_NS
 
 PAGE = 4096
 ROUNDS_MAX = 3000
@@ -115,6 +116,11 @@ class Rig:
         client.greet(**capabilities)
         return client
 
+    def pass_time(self, ns: int) -> None:
+        """On the test's own clock only; real time passes by itself."""
+        if isinstance(self.loop.clock, Clock):
+            self.loop.clock.now_ns += ns
+
     def turn(self, rounds: int = 3) -> None:
         """Let the server do what it can do without waiting."""
         for _ in range(rounds):
@@ -179,6 +185,8 @@ class Client:
             except BlockingIOError:
                 self.rig.turn()
                 continue
+            except BrokenPipeError as error:
+                raise Gone from error
             data, ancillary = data[done:], []
 
     def message(self, command: int, payload: bytes = b"", flags: int = 0) -> bytes:
@@ -396,6 +404,7 @@ class Queue:
         cid = self.submit(opcode, nsid, prp1, prp2, *cdws)
         for _ in range(ROUNDS_MAX):
             self.host.client.serve_dma(1)
+            self.host.client.rig.pass_time(PAUSE_MAX_NS)
             found = self.reap()
             if found is not None:
                 assert found[0] == cid
