@@ -22,6 +22,7 @@ import click
 
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
+    from nvme_emu.observe.rpc import RpcServer
     from nvme_emu.transports.loop import Loop
     from nvme_emu.transports.vfio_user import VfioUserServer
 
@@ -63,6 +64,7 @@ class Options:
     profile: str
     seed: int
     trace: str | None
+    rpc: tuple[str, ...]
     json_file: str | None
     quiet: bool
 
@@ -105,6 +107,9 @@ class FrontEnd(Protocol):
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, help="Seed of the devices.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
 @click.option(
+    "--rpc", metavar="SOCKET", multiple=True, help="Answer `nvme-emu ctl` and `top`; one for each SSD, in order."
+)
+@click.option(
     "--json",
     "json_file",
     metavar="[FILE]",
@@ -134,6 +139,8 @@ def _serve(options: Options) -> int:
         raise ValueError("nothing to serve: say --vfio-user SOCKET")
     if len(options.images) > len(options.vfio_user):
         raise ValueError(f"{len(options.images)} images for {len(options.vfio_user)} socket(s)")
+    if len(options.rpc) > len(options.vfio_user):
+        raise ValueError(f"{len(options.rpc)} --rpc sockets for {len(options.vfio_user)} SSD(s)")
     started = time.monotonic()
     with ExitStack() as closing:
         loop = Loop()
@@ -151,6 +158,8 @@ def _serve(options: Options) -> int:
                 device.trace.add_sink(sink)
             front = _VfioUserFront(loop, path, device, options)
             closing.callback(front.close)
+            if number <= len(options.rpc):
+                closing.enter_context(_remote_control(loop, device, front, options.rpc[number - 1]))
             devices.append(device)
             fronts.append(front)
         with _signals(loop) as caught:
@@ -168,6 +177,21 @@ def _serve(options: Options) -> int:
     if any(front.failed for front in fronts):
         return EXIT_ERRORS
     return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
+
+
+def _remote_control(loop: Loop, device: ServedDevice, front: _VfioUserFront, path: str) -> RpcServer:
+    """The socket of --rpc. Its thread asks the loop's, which alone touches the device."""
+    from nvme_emu.observe.rpc import Watched, serve_rpc
+
+    watched = Watched(
+        controller=device.controller,
+        trace=device.trace,
+        lock=None,
+        clock_ns=loop.clock,
+        poke=front.work,
+        inside=loop.call_soon,
+    )
+    return serve_rpc(watched, path)
 
 
 def _make_device(options: Options, number: int) -> ServedDevice:
@@ -214,6 +238,10 @@ class _VfioUserFront:
             "interrupts": function.vectors.delivered,
             **self._device.summary(),
         }
+
+    def work(self) -> None:
+        """Let the device do what is due, and tell the client."""
+        self._server.function.work()
 
     def close(self) -> None:
         self._server.close()

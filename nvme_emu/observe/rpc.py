@@ -34,7 +34,12 @@ def serve_rpc(
 
     machine = MachineMethods(watched, version=__version__)
     methods = Methods(title="nvme-emu", version=__version__)
-    for name, fn in {**machine.table(), **(extra or {})}.items():
+    table = machine.table()
+    if watched.faults is not None:
+        from nvme_emu.observe.rpc_faults import FaultMethods
+
+        table |= FaultMethods(watched, watched.faults).table()
+    for name, fn in {**table, **(extra or {})}.items():
         methods.add(name, fn)
     server = RpcServer(methods, path, trace=watched.trace)
     server.stop_hooks += [machine.close, watched.stop_recording]

@@ -51,7 +51,7 @@ class MachineMethods:
         self._trace: _Running | None = None
 
     def table(self) -> dict[str, Any]:
-        """Every method by name. Those for faults are there if the controller has a fault table."""
+        """Every method by name."""
         return {
             "system.info": self.system_info,
             "state.get": self.state_get,

@@ -7,17 +7,17 @@ interpreter, so that no reader ever fails.
 
 A simulation has one thread, and its locks are not for others. Whoever asks from another thread leaves the
 question behind; the simulation's own thread answers it at its next event, between two of its steps. While it
-makes none for ``LOCK_WAIT_S`` nothing is moving, and the asking thread reads by itself.
+makes none for ``LOCK_WAIT_S`` nothing is moving, and the asking thread reads by itself. A server's loop has
+one thread too, and takes calls (``inside``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from nvme_emu.observe.recorder import Recorder
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.core.trace import TraceHub
     from nvme_emu.driver.device import NvmeDriver
+    from nvme_emu.observe.faults import Faults
 
 __all__ = ["Guard", "Watched", "watch"]
 
@@ -51,12 +52,54 @@ class _MachineLike(Protocol):
     trace: Any
 
 
+class _Question(Generic[_T]):
+    """Something to be done once, by whichever thread takes it first, or withdrawn."""
+
+    def __init__(self, fn: Callable[[], _T], then: Callable[[], object] | None = None) -> None:
+        self._fn = fn
+        self._then = then
+        self._turn = threading.Lock()
+        self._done = threading.Event()
+        self._answer: tuple[_T] | None = None
+        self._error: Exception | None = None
+
+    def __call__(self) -> None:
+        """Answer it, unless somebody has taken it."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            self._answer = (self._fn(),)
+            if self._then is not None:
+                self._then()
+        except Exception as error:
+            self._error = error
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it is answered in time."""
+        return self._done.wait(timeout_s)
+
+    def withdraw(self) -> bool:
+        """Take it back; False if somebody is answering it."""
+        return self._turn.acquire(blocking=False)
+
+    def result(self) -> _T:
+        """The answer, once it is there; raises what answering it has raised."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._answer is not None
+        return self._answer[0]
+
+
 @dataclass(kw_only=True, eq=False)
 class Watched:
     """A controller, what guards it, and what stands around it.
 
     ``clock_ns`` gives the machine's time, ``clock`` is "wall" or "virtual". ``driver`` is the driver of this
-    process, None for a server. ``poke`` lets the transport deliver what a change from outside has raised.
+    process, None for a server; ``faults`` the fault rules, where there are any. ``poke`` lets the transport
+    deliver what a change from outside has raised.
+    ``inside`` hands a function to the thread that works the device, where there is one; then no lock is needed.
     ``home`` is the thread of a simulation: the one that made this object.
     ``recorder`` measures latencies while it is attached (`start_recording`).
     """
@@ -68,6 +111,8 @@ class Watched:
     clock: str = "wall"
     driver: NvmeDriver | None = None
     poke: Callable[[], object] | None = None
+    inside: Callable[[Callable[[], object]], None] | None = None
+    faults: Faults | None = None
     recorder: Recorder | None = None
     home: int = field(default_factory=threading.get_ident)
     _recording: threading.Lock = field(default_factory=threading.Lock)
@@ -90,6 +135,8 @@ class Watched:
 
     def read(self, fn: Callable[[bool], _T]) -> _T:
         """``fn(consistent)`` where it may look at everything; it must not block, change or keep anything."""
+        if self.inside is not None:
+            return self._ask(fn, self.inside)
         if not self.virtual:
             with self.guarded() as held:
                 return fn(held or self.lock is None)
@@ -105,6 +152,8 @@ class Watched:
         """
         if self.virtual:
             raise ValueError("this machine runs on the virtual clock: it can be looked at, not changed")
+        if self.inside is not None:
+            return self._change_inside(fn, self.inside)
         lock = self.lock
         if lock is not None and not lock.acquire(timeout=CHANGE_WAIT_S):
             raise TimeoutError(f"the controller was not to be had within {CHANGE_WAIT_S} s")
@@ -117,29 +166,34 @@ class Watched:
             self.poke()
         return result
 
+    def _change_inside(self, fn: Callable[[], _T], inside: Callable[[Callable[[], object]], None]) -> _T:
+        question: _Question[_T] = _Question(fn, self.poke)
+        inside(question)
+        if not question.wait(CHANGE_WAIT_S) and question.withdraw():
+            raise TimeoutError(f"the device's thread did not answer within {CHANGE_WAIT_S} s")
+        return question.result()
+
+    def _ask(self, fn: Callable[[bool], _T], inside: Callable[[Callable[[], object]], None]) -> _T:
+        question: _Question[_T] = _Question(lambda: fn(True))
+        inside(question)
+        if not question.wait(LOCK_WAIT_S) and question.withdraw():
+            return fn(False)
+        return question.result()
+
     def _ask_simulation(self, fn: Callable[[bool], _T]) -> _T:
-        answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        turn = threading.Lock()  # taken by whoever answers: exactly one does
+        question: _Question[_T] = _Question(lambda: fn(True))
 
         def answer(_event: object) -> None:
-            if threading.get_ident() == self.home and turn.acquire(blocking=False):
-                try:
-                    answers.put((fn(True), None))
-                except Exception as error:
-                    answers.put((None, error))
+            if threading.get_ident() == self.home:
+                question()
 
         self.trace.add_sink(answer)
         try:
-            result, failed = answers.get(timeout=LOCK_WAIT_S)
-        except queue.Empty:
-            if turn.acquire(blocking=False):
+            if not question.wait(LOCK_WAIT_S) and question.withdraw():
                 return fn(False)
-            result, failed = answers.get()
+            return question.result()
         finally:
             self.trace.remove_sink(answer)
-        if failed is not None:
-            raise failed
-        return result  # type: ignore[no-any-return]
 
     def start_recording(self) -> Recorder:
         """Attach a recorder, or give the one that is attached. It costs some microseconds an I/O."""
@@ -168,4 +222,5 @@ def watch(machine: _MachineLike) -> Watched:
         clock="virtual" if runtime.virtual else "wall",
         driver=machine.driver,
         poke=machine.port.poll,
+        faults=getattr(machine, "faults", None),
     )
