@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nvme_emu._core import COMPILED, DeviceState
 from nvme_emu.controller.admin import ADMIN_HANDLERS
 from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
-from nvme_emu.controller.dispatch import doorbell_cq, doorbell_sq, run_turn
+from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, run_turn
 from nvme_emu.controller.events import AsyncEvents
 from nvme_emu.controller.feature_kinds import NOTICES_OFFERED
 from nvme_emu.controller.features import Features
@@ -61,13 +62,20 @@ _NO_LIMIT = 1 << 62
 _POSTING = frozenset((State.READY, State.STOPPING, State.STOPPED))
 
 
-class Controller:
+class Controller(DeviceState):
     """An NVMe controller behind a PCI Express front door.
 
     `namespaces` maps nsid to Namespace, `outstanding` (sqid, cid) to each command in flight. With `strict` an
     exception of our own making leaves the controller after CSTS.CFS was set; else it is only traced and kept
     in `internal_error`. Controllers of one device share its `counters`.
     """
+
+    namespaces: dict[int, Namespace]
+    memory: HostMemory
+    counters: Counters
+    rings: Rings
+    latency: LatencyModel | None
+    trace: TraceHub
 
     run_turn = staticmethod(run_turn)
     """How a queue's turn is taken; fault rules put their own in its place while they look at commands."""
@@ -85,6 +93,7 @@ class Controller:
         counters: Counters | None = None,
     ) -> None:
         """Raises ValueError for namespaces that share an identifier or have one above `namespaces_max`."""
+        super().__init__()
         self.config = config
         self.memory = memory
         self.namespaces = {namespace.nsid: namespace for namespace in namespaces}
@@ -102,6 +111,8 @@ class Controller:
         self.identify_fields: dict[str, Any] = {}
         """Fields of Identify Controller that a front door other than PCI Express adds or has its own way."""
         self.notices_offered = NOTICES_OFFERED
+        self.compiled = COMPILED
+        """Whether plain commands may be done in C."""
 
         self.now_ns = 0
         self.counters = Counters() if counters is None else counters
@@ -236,6 +247,7 @@ class Controller:
     # Both in one call, with what a transport asks after it: see `dispatch`.
     doorbell_sq = doorbell_sq
     doorbell_cq = doorbell_cq
+    lane = device_lane
 
     def take_irqs(self) -> tuple[int, ...]:
         """The vectors raised since the last call; masked ones stay pending."""

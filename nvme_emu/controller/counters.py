@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+from nvme_emu._core import CountersState
+
 __all__ = ["Counters"]
 
 _DATA_UNIT = 512 * 1000
 
 
-class Counters:
+_NAMES = (
+    "busy_ns", "dropped", "fetched", "media_errors", "posted", "power_cycles", "read_bytes",
+    "read_commands", "unsafe_shutdowns", "write_bytes", "write_commands",
+)  # fmt: skip
+
+
+class Counters(CountersState):
     """Plain integers that only grow. Times are nanoseconds, amounts bytes.
 
     At any time ``fetched == posted + dropped + in flight``: every command is completed exactly once, or
     counted as dropped by a reset.
     """
 
-    __slots__ = (
-        "busy_ns", "dropped", "fetched", "media_errors", "posted", "power_cycles", "read_bytes",
-        "read_commands", "unsafe_shutdowns", "write_bytes", "write_commands",
-    )  # fmt: skip
+    __slots__ = ("busy_ns", "media_errors", "power_cycles", "unsafe_shutdowns")
 
     def __init__(self) -> None:
-        self.fetched = 0
-        self.posted = 0
-        self.dropped = 0
-        self.read_commands = 0
-        self.write_commands = 0
-        self.read_bytes = 0
-        self.write_bytes = 0
+        super().__init__()
         self.media_errors = 0
         self.busy_ns = 0
         self.power_cycles = 1
@@ -49,4 +48,4 @@ class Counters:
 
     def as_dict(self) -> dict[str, int]:
         """All of them by name."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _NAMES}

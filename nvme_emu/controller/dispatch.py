@@ -22,6 +22,7 @@ from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm import NVM_HANDLERS, READ_OR_WRITE, fail_medium
 from nvme_emu.controller.pcie.rings import CQE_BODY, CQE_STATUS_WORD, CQE_WORDS
 from nvme_emu.core.errors import CommandError, DmaError
+from nvme_emu.core.ports import DeviceLane
 from nvme_emu.core.segments import map_prps
 from nvme_emu.core.trace import FetchCmd, PostCqe
 from nvme_emu.spec.commands import RW_NLB_MASK, join64
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.pcie.rings import SubmissionQueue
 
-__all__ = ["doorbell_cq", "doorbell_sq", "run_one", "run_plain", "run_turn"]
+__all__ = ["device_lane", "doorbell_cq", "doorbell_sq", "run_one", "run_plain", "run_turn"]
 
 # What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
 _RW = struct.Struct("<BBHI16xQQQI12x")
@@ -100,6 +101,15 @@ def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tup
     return ctrl.take_irqs(), ctrl.next_deadline()
 
 
+def device_lane(ctrl: Controller, qid: int) -> DeviceLane | None:
+    """What a caller in the same process must find idle to do plain commands in one call; None if it cannot."""
+    sq = ctrl.rings.sqs.get(qid)
+    if not ctrl.compiled or sq is None:
+        return None
+    interrupts = ctrl.interrupts
+    return DeviceLane(ctrl, sq, ctrl.arbiter.line, interrupts.raised, interrupts.masked)
+
+
 def run_turn(ctrl: Controller, sq: SubmissionQueue, budget: int) -> int:
     """Take up to ``budget`` commands of a queue; returns how many were fetched.
 
@@ -107,6 +117,7 @@ def run_turn(ctrl: Controller, sq: SubmissionQueue, budget: int) -> int:
     """
     cq = sq.cq
     done = 0
+    compiled = ctrl.compiled
     while done < budget and sq.head != sq.tail and ctrl.running:
         count = (sq.tail - sq.head) % sq.size
         if count > cq.free:
@@ -117,6 +128,11 @@ def run_turn(ctrl: Controller, sq: SubmissionQueue, budget: int) -> int:
             count = budget - done
         if sq.qid:
             taken = 0
+            if compiled and (taken := ctrl.run_compiled(sq, count)):
+                done += taken
+                if cq.ien:
+                    ctrl.interrupts.raise_vector(cq.vector)
+                continue
             if count >= COLUMNS_MIN:
                 taken = run_columns(ctrl, sq, count)
             if not taken:

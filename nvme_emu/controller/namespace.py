@@ -6,6 +6,8 @@ import hashlib
 import uuid
 from typing import TYPE_CHECKING, Protocol
 
+from nvme_emu._core import NamespaceState
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -39,7 +41,7 @@ class BlockMedia(Protocol):
     def allocated_bytes(self) -> int: ...
 
 
-class Namespace:
+class Namespace(NamespaceState):
     """Logical blocks of ``lba_size`` bytes (512 or 4096) on a medium.
 
     ``identity`` (a serial number, a seed) gives the NGUID, EUI-64 and UUID: the same identity and nsid give
@@ -47,9 +49,7 @@ class Namespace:
     medium has beyond them is not used. Raises ValueError when not one block fits.
     """
 
-    __slots__ = (
-        "eui64", "lba_shift", "lba_size", "media", "nbytes", "nguid", "nsid", "nsze", "sparse", "uuid", "view",
-    )  # fmt: skip
+    __slots__ = ("eui64", "lba_size", "media", "nbytes", "nguid", "sparse", "uuid")
 
     def __init__(
         self, nsid: int, media: BlockMedia, lba_size: int = 512, *, identity: str = "nvme-emu"
@@ -60,6 +60,7 @@ class Namespace:
             raise ValueError(f"lba_size={lba_size}: this controller formats 512 or 4096 bytes")
         if media.nbytes < lba_size:
             raise ValueError(f"nsid {nsid}: a medium of {media.nbytes} bytes holds no block of {lba_size}")
+        super().__init__()
         self.nsid = nsid
         self.media = media
         self.lba_size = lba_size
@@ -68,7 +69,7 @@ class Namespace:
         self.nbytes = self.nsze << self.lba_shift
         # The medium's bytes for the hot path, which then copies without asking the medium.
         array = media.array
-        self.view: memoryview | None = None if array is None else memoryview(array)  # type: ignore[arg-type]
+        self.view = None if array is None else memoryview(array)  # type: ignore[arg-type]
         # Whether deallocated blocks cost nothing (Identify Namespace NSFEAT, THINP); kept here, as fault
         # rules may lay an overlay without an array over the medium.
         self.sparse = array is None

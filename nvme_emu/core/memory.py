@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nvme_emu._core import MemoryState
 from nvme_emu.core.errors import DmaError
 
 __all__ = [
@@ -138,13 +139,14 @@ def _as_bytes(view: memoryview) -> memoryview:
     return view.cast("B")
 
 
-class HostMemory:
+class HostMemory(MemoryState):
     """The address space that PRPs, SGLs and queue addresses point into; 64 bits, empty at first.
 
     Look-ups and changes may come from several threads.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         # `_sorted` is the truth, in order of address. `_windows` is a cache of it: for each 4 GiB window the
         # region that was hit there last. A change of `_sorted` and the cache entries it makes wrong, or a
         # miss that refills the cache, happen under the lock; a hit takes no lock.
@@ -190,7 +192,8 @@ class HostMemory:
                 top = self._sorted[-1].end if self._sorted else 0
                 if base < top or base + size > ADDRESS_SPACE - WINDOW:
                     base = self._pick_base(size)
-                self._next_base = base + (size + WINDOW - 1 & -WINDOW)
+                # Beyond the last window _pick_base is asked anyway.
+                self._next_base = min(base + (size + WINDOW - 1 & -WINDOW), ADDRESS_SPACE - WINDOW)
                 region = Region(base, view, writable and not view.readonly, name)
                 self._insert(region)
             else:
@@ -241,6 +244,8 @@ class HostMemory:
             regions.insert(bisect_right(regions, region.base, key=_base_of), region)
         if region.direct:
             self._windows[region.base >> WINDOW_SHIFT] = region
+        if region.direct:
+            self._table_add(region.base, region.view, region.writable)
 
     def remove_region(self, region: Region) -> None:
         """Take a region back: its addresses fault from now on. ValueError if memory does not hold it."""
@@ -260,6 +265,8 @@ class HostMemory:
                 if windows.get(window) is region:
                     del windows[window]
                 window += 1
+            if region.direct:
+                self._table_remove(region.base)
             if region.pinned:
                 self.generation += 1
 

@@ -6,13 +6,36 @@ over whatever lies between them (a function call, a socket), and the machine joi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence, Sized
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from nvme_emu._core import DeviceState, Lock, SqState
     from nvme_emu.core.memory import HostMemory
 
-__all__ = ["DevicePort", "IrqHandler", "PassiveDevice"]
+__all__ = ["DeviceLane", "DevicePort", "IrqHandler", "Lane", "PassiveDevice"]
+
+
+class DeviceLane(NamedTuple):
+    """What the compiled core has to find idle on the device's side (``_core/lane.c``).
+
+    ``line`` is the queues that stand in line, ``raised`` the vectors on their way, ``masked`` a flag a vector.
+    """
+
+    device: DeviceState
+    sq: SqState
+    line: Sized
+    raised: list[int]
+    masked: bytearray
+
+
+class Lane(NamedTuple):
+    """A :class:`DeviceLane` with the transport's part: who handles which vector, and its lock."""
+
+    device: DeviceLane
+    handlers: dict[int, IrqHandler]
+    lock: Lock
+
 
 IrqHandler = Callable[[], None]
 """Runs in interrupt context: it must not block."""
@@ -59,6 +82,10 @@ class DevicePort(Protocol):
 
         True if the device raised ``vector`` meanwhile: that message was kept from its handler.
         """
+        ...
+
+    def lane(self, qid: int) -> Lane | None:
+        """What the compiled core needs to reach queue ``qid`` of the device without this port; None without it."""
         ...
 
     def connect_irq(self, vector: int, handler: IrqHandler) -> None:
@@ -108,6 +135,10 @@ class PassiveDevice(Protocol):
 
     def doorbell_cq(self, qid: int, head: int, now_ns: int) -> tuple[Sequence[int], int | None] | None:
         """``ring_cq`` and ``step``, as ``doorbell_sq``; None where nothing follows from it."""
+        ...
+
+    def lane(self, qid: int) -> DeviceLane | None:
+        """The device's part of a lane to queue ``qid``; None where there is none."""
         ...
 
     def take_irqs(self) -> Sequence[int]:

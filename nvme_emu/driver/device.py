@@ -232,6 +232,7 @@ class NvmeDriver:
             path = self._make_path(pair, kinds[qid - 1])
             self._port.connect_irq(qid, path.interrupt)
             self.admin.create_queues(pair, vector=qid)
+            path.open_lane()
             self.paths.append(path)
 
     def _make_path(self, pair: QueuePair, kind: str) -> SubmitPath:

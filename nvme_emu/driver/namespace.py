@@ -58,13 +58,14 @@ class Namespace:
         if slba < 0 or nlb < 1 or slba + nlb > self.nlb:
             self._check_range(slba, nlb)
         nbytes = nlb * self.lba_size
+        path = self._driver.path()
+        exchange = path.exchange
         if out is None:
             out = np.empty(nbytes, np.uint8)
-            view = memoryview(out)  # type: ignore[arg-type]
-        else:
-            view = _writable_view(out, nbytes)
-        rq = Request(READ, self.nsid, slba, nlb, nlb - 1, view, False, out)
-        self._driver.path().run(rq)
+        if exchange is not None and exchange(READ, self.nsid, slba, nlb - 1, out, nbytes):
+            return out
+        rq = Request(READ, self.nsid, slba, nlb, nlb - 1, _writable_view(out, nbytes), False, out)
+        path.run(rq)
         return out if rq.done and not rq._status else rq.wait()  # type: ignore[return-value]
 
     def write(self, slba: int, data: Buffer, *, fua: bool = False) -> None:
@@ -75,8 +76,12 @@ class Namespace:
             return
         if slba < 0 or slba + nlb > self.nlb:
             self._check_range(slba, nlb)
+        path = self._driver.path()
+        exchange = path.exchange
+        if exchange is not None and not fua and exchange(WRITE, self.nsid, slba, nlb - 1, view, len(view)):
+            return
         rq = Request(WRITE, self.nsid, slba, nlb, nlb - 1 | (RW_FUA if fua else 0), view, True)
-        self._driver.path().run(rq)
+        path.run(rq)
         if not rq.done or rq._status:
             rq.wait()
 
@@ -179,26 +184,40 @@ class Namespace:
         ``out``, if given, is a contiguous uint8 array of as many bytes. The first failed read's NvmeError is
         raised after all have ended.
         """
-        starts = self._starts(slbas, nlb)
+        starts = np.asarray(slbas)
         width = nlb * self.lba_size
         if out is None:
             out = np.empty((len(starts), width), np.uint8)
-        self._many(READ, starts, nlb, _writable_view(out, len(starts) * width), False)
+        done = self._exchange_many(READ, starts, nlb, out)
+        if done < len(starts) or not done:
+            self._check_starts(starts, nlb)
+            view = _writable_view(out, len(starts) * width)
+            self._many(READ, starts[done:], nlb, view[done * width :], False)
         return out.reshape(len(starts), width)
 
     def write_many(self, slbas: Sequence[int] | np.ndarray, data: Buffer, nlb: int = 1) -> None:
         """Write ``nlb`` blocks at each of ``slbas`` and wait; ``data`` holds them one after the other."""
-        starts = self._starts(slbas, nlb)
+        starts = np.asarray(slbas)
+        done = self._exchange_many(WRITE, starts, nlb, data)
+        if done and done == len(starts):
+            return
+        self._check_starts(starts, nlb)
         view = _bytes_view(data)
         if len(view) != len(starts) * nlb * self.lba_size:
             raise ValueError(
                 f"{len(view)} bytes of data for {len(starts)} writes of {nlb} blocks of {self.lba_size} bytes"
             )
-        self._many(WRITE, starts, nlb, view, True)
+        self._many(WRITE, starts[done:], nlb, view[done * nlb * self.lba_size :], True)
 
-    def _starts(self, slbas: Sequence[int] | np.ndarray, nlb: int) -> np.ndarray:
-        """``slbas`` as an array of integers, all of them in the namespace."""
-        starts = np.asarray(slbas)
+    def _exchange_many(self, opcode: int, starts: np.ndarray, nlb: int, data: Buffer) -> int:
+        """How many commands, from the first, the compiled core has done."""
+        exchange = self._driver.path().exchange_many
+        if exchange is None or starts.dtype != np.int64 or starts.ndim != 1 or not 0 < nlb <= self.nlb_max:
+            return 0
+        return exchange(opcode, self.nsid, starts, nlb, nlb * self.lba_size, self.nlb, data)
+
+    def _check_starts(self, starts: np.ndarray, nlb: int) -> None:
+        """ValueError unless they are integers, all of them in the namespace."""
         if starts.ndim != 1 or (len(starts) and starts.dtype.kind not in "iu"):
             raise ValueError(
                 f"slbas is {starts.dtype} of shape {starts.shape}: a flat array of integers is needed"
@@ -206,7 +225,6 @@ class Namespace:
         if len(starts):
             self._check_range(int(starts.min()), nlb)
             self._check_range(int(starts.max()), nlb)
-        return starts
 
     def _many(self, opcode: int, starts: np.ndarray, nlb: int, view: memoryview, to_device: bool) -> None:
         width = nlb * self.lba_size

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from nvme_emu._core import COMPILED, PairState
 from nvme_emu.core.memory import anonymous_array
 from nvme_emu.core.trace import NvmeCompleteRq, NvmeSetupCmd, NvmeSq
 from nvme_emu.driver.batch import BATCH_MIN, BatchRequest
@@ -50,7 +51,7 @@ class QueueContext(NamedTuple):
     host: HostModel
 
 
-class QueuePair:
+class QueuePair(PairState):
     """Queue ``qid`` of ``depth`` entries each way, with ``tags`` commands at most outstanding.
 
     ``on_stray(cid, dw0, status)`` hears of completions that belong to no request (the asynchronous events of
@@ -65,6 +66,7 @@ class QueuePair:
         tags: int,
         on_stray: Callable[[int, int, int], None],
     ) -> None:
+        super().__init__()
         self.qid = qid
         self.depth = depth
         self.tags = Tags(tags)
@@ -85,19 +87,19 @@ class QueuePair:
         bounce = anonymous_array(tags * BOUNCE_BYTES, huge=False)
         self._bounce_region = self._memory.add_region(bounce, name=f"q{qid} bounce")
         self._bounce = self._bounce_region.view
+        self._bounce_base = self._bounce_region.base
         self._lists: dict[int, tuple[int, ...]] = {}
-        self.inflight: list[Request | None] = [None] * tags
-        self.outstanding = 0
+        if qid:
+            # For whoever is alone on the queue (see _core/lane.c): it needs no list of the pool's.
+            self._list_addr = self._pool.alloc()
+            self._list_view = self._ring_view(self._list_addr, PAGE_SIZE)
+        self.inflight = [None] * tags
+        self._free, self._cids = self.tags.free, self.tags.cid
         # The column gait's view of the same rings, and which command of its batch each tag is.
         self._sq_words = np.frombuffer(self.sq_view, np.uint64).reshape(depth, SQE_SIZE // 8)
         self._cq_halves = np.frombuffer(self.cq_view, np.uint16).reshape(depth, CQE_SIZE // 2)
         self._tag_index = np.zeros(tags, np.int64)
-        self._batched = 0
-        self.tail = 0
-        self.rung_tail = 0
-        self.head = 0
         self.phase = 1
-        self.sqhd = 0
 
     def _ring_view(self, addr: int, nbytes: int) -> memoryview:
         view, offset = self._memory.find(addr, nbytes)
@@ -107,6 +109,16 @@ class QueuePair:
 
     def prepare(self, rq: Request) -> None:
         """Write the request's command at the tail. IndexError if no tag is free (see ``tags.free``)."""
+        if not (COMPILED and self.prepare_plain(rq)):
+            self._prepare(rq)
+        if self._consume is not None:
+            self._consume(self._host.submit_ns + self._host.map_page_ns * (rq.nbytes // PAGE_SIZE))
+        emit = self._trace.emit
+        if emit is not None:
+            now = self._now.now_ns
+            emit(NvmeSetupCmd(now, rq.serial, self.qid, rq.cid, rq.opcode, rq.nsid, rq.slba, rq.nlb))
+
+    def _prepare(self, rq: Request) -> None:
         tags = self.tags
         tag = tags.free.pop()
         cid = tags.cid[tag]
@@ -145,12 +157,6 @@ class QueuePair:
         )
         tail += 1
         self.tail = tail if tail != self.depth else 0
-        if self._consume is not None:
-            self._consume(self._host.submit_ns + self._host.map_page_ns * (nbytes // PAGE_SIZE))
-        emit = self._trace.emit
-        if emit is not None:
-            now = self._now.now_ns
-            emit(NvmeSetupCmd(now, rq.serial, self.qid, cid, rq.opcode, rq.nsid, rq.slba, rq.nlb))
 
     def prepare_batch(self, batch: BatchRequest) -> bool:
         """Write as many of the batch's commands as there are tags; True once all of them are written."""
@@ -300,6 +306,8 @@ class QueuePair:
         seen = 0
         if self._batched >= BATCH_MIN:
             seen = self._reap_columns(done)
+        elif COMPILED and self._trace.emit is None:
+            seen = self.reap_plain(done)
         view, head, phase = self.cq_view, self.head, self.phase
         unpack = CQE.unpack_from
         # The ring can hold no more than depth - 1 new entries before it hears of our head.
@@ -375,7 +383,7 @@ class QueuePair:
             if nbytes <= BOUNCE_BYTES and rq.iova is None:
                 if not rq.to_device and not status:
                     start = tag * BOUNCE_BYTES
-                    rq.data[:] = self._bounce[start : start + nbytes]  # type: ignore[index]
+                    rq.data[:] = self._bounce[start : start + nbytes]
             else:
                 self._unmap(tag, rq)
         self.inflight[tag] = None
@@ -441,4 +449,6 @@ class QueuePair:
         del self._sq_words, self._cq_halves
         self._pool.free(self.sq_addr, self._sq_pages)
         self._pool.free(self.cq_addr, self._cq_pages)
+        if self.qid:
+            self._pool.free(self._list_addr)
         self._memory.remove_region(self._bounce_region)

@@ -6,101 +6,33 @@ can be mixed. An error is an exception for whoever asks for the result, never fo
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from nvme_emu._core import RequestState
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.driver.errno_table import error_of
 from nvme_emu.spec.opcodes import opcode_name
 
 if TYPE_CHECKING:
-    from kworker import Completion
-    from nvme_emu.core.memory import Region
-    from nvme_emu.driver.submit import SubmitPath
+    import numpy as np
 
 __all__ = ["Request", "SplitRequest"]
 
-_serials = itertools.count(1)
-
-
-class Request:
-    """One command and its outcome.
+class Request(RequestState):
+    """One command and its outcome: ``Request(opcode, nsid, slba, nlb, cdw12, data, to_device, array)``.
 
     Attributes: ``opcode``, ``nsid``, ``slba`` (CDW10 and CDW11 as one number), ``cdw12`` … ``cdw15``,
     ``nlb`` (blocks, from 1; 0 where the command has none), ``data`` (a writable or read-only memoryview of
-    bytes, or None), ``to_device`` (True where the data goes to the controller), ``serial`` (counts requests).
+    bytes, or None), ``to_device`` (True where the data goes to the controller), ``array`` (what ``result``
+    gives), ``serial`` (counts requests).
     """
 
-    __slots__ = (
-        "_callbacks",
-        "_completion",
-        "_path",
-        "_status",
-        "admin",
-        "array",
-        "batch",
-        "cdw12",
-        "cdw13",
-        "cdw14",
-        "cdw15",
-        "cid",
-        "data",
-        "done",
-        "dw0",
-        "iova",
-        "nbytes",
-        "nlb",
-        "nsid",
-        "opcode",
-        "qid",
-        "region",
-        "serial",
-        "slba",
-        "to_device",
-    )
-
-    def __init__(
-        self,
-        opcode: int,
-        nsid: int,
-        slba: int = 0,
-        nlb: int = 0,
-        cdw12: int = 0,
-        data: memoryview | None = None,
-        to_device: bool = False,
-        array: np.ndarray | None = None,
-    ) -> None:
-        self.opcode = opcode
-        self.nsid = nsid
-        self.slba = slba
-        self.nlb = nlb
-        self.cdw12 = cdw12
-        self.cdw13 = 0
-        self.cdw14 = 0
-        self.cdw15 = 0
-        self.data = data
-        self.nbytes = 0 if data is None else len(data)
-        self.to_device = to_device
-        self.array = array
-        self.admin = False
-        self.batch = False
-        self.iova: int | None = None
-        self.region: Region | None = None
-        self.qid = -1
-        self.cid = -1
-        self.dw0 = 0
-        self.done = False
-        self.serial = next(_serials)
-        self._status = 0
-        self._completion: Completion | None = None
-        self._callbacks: list[Callable[[Request], object]] | None = None
-        self._path: SubmitPath | None = None
+    __slots__ = ()
+    array: np.ndarray | None
 
     # The outcome ------------------------------------------------------------------------------------
 

@@ -15,9 +15,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import kworker
+from nvme_emu._core import Lock
 from nvme_emu.core.trace import NvmeQueueRq, NvmeWakeRq
 from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.queue_pair import BOUNCE_BYTES
@@ -55,10 +56,17 @@ class SubmitPath(ABC):
         self._enqueue_ns = context.host.enqueue_ns
         self._consume = context.runtime.consume if context.runtime.virtual else None
         self._on_timeout = on_timeout
+        self.exchange: Callable[[int, int, int, int, Any, int], bool] | None = None
+        """``pair.exchange_plain`` where it may be called by whoever reads or writes."""
+        self.exchange_many: Callable[[int, int, Any, int, int, int, Any], int] | None = None
+        """``pair.exchange_many``, likewise."""
 
     @abstractmethod
     def submit(self, rq: Request) -> None:
         """Take a request; on the sync path it is done when this returns."""
+
+    def open_lane(self) -> None:  # noqa: B027  most paths have none
+        """Called when the queues exist: look for a way to do plain commands in one call."""
 
     def run(self, rq: Request) -> None:
         """Take a request that nobody but the caller sees; on the sync path it is done when this returns."""
@@ -135,9 +143,11 @@ class SyncPath(SubmitPath):
 
     def __init__(self, pair: QueuePair, context: QueueContext, on_timeout: Callable[[Request], None]) -> None:
         super().__init__(pair, context, on_timeout)
-        self.ring_lock = kworker.Spinlock(runtime=self.runtime)
+        # On threads locks whose state the compiled core can see.
+        virtual = self.runtime.virtual
+        self.ring_lock: Any = kworker.Spinlock(runtime=self.runtime) if virtual else Lock()
         self._tag_waiters: deque[kworker.Completion] = deque()
-        self._reaping = threading.Lock()
+        self._reaping = Lock()
         self._reap_again = False
 
     def submit(self, rq: Request) -> None:
@@ -147,6 +157,16 @@ class SyncPath(SubmitPath):
         self._await(rq)
         if rq._callbacks:
             rq.run_callbacks()
+
+    def open_lane(self) -> None:
+        lane = self._port.lane(self.pair.qid)
+        handler = None if lane is None else lane.handlers.get(self.pair.qid)
+        # The lane does what `interrupt` would: it is right only while the interrupt comes here.
+        if lane is None or handler != self.interrupt:
+            return
+        self.pair.open_lane(*lane.device, lane.handlers, handler, (lane.lock, self.ring_lock, self._reaping))
+        self.exchange = self.pair.exchange_plain
+        self.exchange_many = self.pair.exchange_many
 
     def run(self, rq: Request) -> None:
         pair = self.pair

@@ -12,6 +12,7 @@ BROTHERS = {"media", "controller", "transports", "driver"}
 LEVEL = {
     "kworker": 0,
     "spec": 0,
+    "_core": 0,
     "core": 1,
     **dict.fromkeys(BROTHERS, 2),
     "observe": 3,

@@ -24,14 +24,15 @@ class Interrupts:
         self.raised: list[int] = []
         """Raised and not taken yet, in order."""
         self._is_raised = bytearray(vectors)
-        self._masked = bytearray(vectors)
+        self.masked = bytearray(vectors)
+        """1 for each vector whose messages stay pending; the same object for ever."""
         self._pending = bytearray(vectors)
 
     def raise_vector(self, vector: int) -> None:
         """A message for ``vector`` is due. Create I/O CQ has checked that the vector exists."""
         if self._is_raised[vector]:
             return
-        if self._masked[vector]:
+        if self.masked[vector]:
             self._pending[vector] = 1
             return
         self._is_raised[vector] = 1
@@ -55,7 +56,7 @@ class Interrupts:
         """Write a vector's mask bit; clearing it raises what is pending."""
         if not 0 <= vector < self.vectors:
             return
-        self._masked[vector] = masked
+        self.masked[vector] = masked
         if masked and self._is_raised[vector]:
             # Not taken yet: the message has not left, and now it must not.
             self.raised.remove(vector)

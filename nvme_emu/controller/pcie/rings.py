@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from nvme_emu._core import CqState, RingsState, SqState
 from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.spec.queues import (
     CQE,
@@ -70,15 +71,13 @@ class LateCompletion(NamedTuple):
     dw0: int
 
 
-class CompletionQueue:
+class CompletionQueue(CqState):
     """A ring of 16-byte completions. ``size`` counts from one; ``vector`` is used if ``ien``."""
 
-    __slots__ = (
-        "backlog", "base", "blocked", "free", "head", "ien", "phase", "qid", "size", "sqs", "tail", "vector",
-        "view", "words",
-    )  # fmt: skip
+    __slots__ = ("words",)
 
     def __init__(self, qid: int, base: int, size: int, vector: int, ien: bool) -> None:
+        super().__init__()
         self.qid = qid
         self.base = base
         self.size = size
@@ -91,7 +90,6 @@ class CompletionQueue:
         self.sqs = 0
         self.blocked: deque[SubmissionQueue] = deque()
         self.backlog: deque[LateCompletion] = deque()
-        self.view = memoryview(b"")
         self.words = memoryview(b"")
 
     @property
@@ -128,12 +126,14 @@ class CompletionQueue:
         return True
 
 
-class SubmissionQueue:
+class SubmissionQueue(SqState):
     """A ring of 64-byte commands. ``inflight`` counts its commands that are parked or timed."""
 
-    __slots__ = ("base", "cq", "head", "in_line", "inflight", "prio", "qid", "size", "tail", "view")
+    __slots__ = ("prio",)
+    cq: CompletionQueue
 
     def __init__(self, qid: int, base: int, size: int, cq: CompletionQueue, prio: int = 0) -> None:
+        super().__init__()
         self.qid = qid
         self.base = base
         self.size = size
@@ -143,7 +143,7 @@ class SubmissionQueue:
         self.tail = 0
         self.inflight = 0
         self.in_line = False
-        self.view = memoryview(b"")
+        self.live = True
 
     @property
     def nbytes(self) -> int:
@@ -170,7 +170,7 @@ class SubmissionQueue:
         return True
 
 
-class Rings:
+class Rings(RingsState):
     """All queues that exist. Identifier 0 is the admin pair, which the registers create.
 
     ``on_delete`` is told of each submission queue that is deleted, to end what of it is in flight.
@@ -183,6 +183,7 @@ class Rings:
         vectors: int,
         on_delete: Callable[[SubmissionQueue], None],
     ) -> None:
+        super().__init__()
         self._on_delete = on_delete
         self._memory = memory
         self._registers = registers
@@ -242,12 +243,15 @@ class Rings:
         if sq is None:
             raise CommandError(Status.QID_INVALID, location=_QID)
         self._on_delete(sq)
+        sq.live = False
         del self.sqs[qid]
         sq.cq.sqs -= 1
         return sq
 
     def clear(self) -> None:
         """A reset: all queues are gone."""
+        for sq in self.sqs.values():
+            sq.live = False
         self.sqs.clear()
         self.cqs.clear()
 

@@ -1,4 +1,4 @@
-"""Scalar and column gait mean the same: bytes, completions, counters, interrupts, in random batches."""
+"""The three gaits mean the same: bytes, completions, counters, interrupts, error log, in random batches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rawhost import PAGE, RawHost, RawQueue
 
+from nvme_emu._core import COMPILED, DeviceState
 from nvme_emu.controller import columns, dispatch
 from nvme_emu.controller.config import ControllerConfig
+from nvme_emu.controller.controller import Controller
+from nvme_emu.controller.pcie.rings import SubmissionQueue
 from nvme_emu.media.ram import RamMedia
 from nvme_emu.spec.opcodes import NvmOpcode
 
@@ -85,11 +88,18 @@ def _scenario(draw: st.DrawFn) -> tuple[int, int, int, int, list[_Cmd], bool]:
 
 
 def _run(
-    lba_size: int, sq_size: int, cq_size: int, batch: int, commands: list[_Cmd], over_rings: bool
+    lba_size: int,
+    sq_size: int,
+    cq_size: int,
+    batch: int,
+    commands: list[_Cmd],
+    over_rings: bool,
+    compiled: bool = False,
 ) -> tuple[object, ...]:
     host = RawHost(
         config=ControllerConfig(mdts=2), media=[RamMedia(_MEDIA)], lba_size=lba_size, pages=_BUFFERS + 16
     )
+    host.ctrl.compiled = compiled
     host.enable()
     queue = host.io_queue(1, sq_size, cq_size, vector=3)
     buffers = host.pages(_BUFFERS)
@@ -126,6 +136,7 @@ def _run(
         host.region.array.tobytes(),
         host.media[0].array.tobytes(),
         host.csts,
+        host.ctrl.error_log.page(),
     )
 
 
@@ -144,7 +155,7 @@ def _put(queue: RawQueue, cmd: _Cmd, buffers: int, lists: int) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_scenario())
-def test_column_gait_means_what_the_scalar_gait_means(
+def test_column_and_compiled_gait_mean_what_the_scalar_gait_means(
     scenario: tuple[int, int, int, int, list[_Cmd], bool],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -154,8 +165,29 @@ def test_column_gait_means_what_the_scalar_gait_means(
         patch.setattr(dispatch, "COLUMNS_MIN", 4)
         patch.setattr(columns, "COLUMNS_MIN", 4)
         column = _run(*scenario)
-    for one, other in zip(scalar, column, strict=True):
+    compiled = _run(*scenario, compiled=COMPILED)
+    for one, other, third in zip(scalar, column, compiled, strict=True):
         assert one == other
+        assert one == third
+
+
+@pytest.mark.skipif(not COMPILED, reason="the extension is not there")
+@pytest.mark.parametrize("opcode", [READ, WRITE])
+def test_plain_run_is_done_in_c_up_to_the_first_other_command(
+    opcode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def spy(ctrl: Controller, sq: SubmissionQueue, count: int) -> int:
+        taken.append(DeviceState.run_compiled(ctrl, sq, count))
+        return taken[-1]
+
+    monkeypatch.setattr(Controller, "run_compiled", spy)
+    commands = [_Cmd(opcode, number, 1, number * 8, 8, number, 0, -1, 0, 0) for number in range(40)]
+    commands[30] = commands[30]._replace(opcode=FLUSH)
+    _, counters, *_ = _run(512, 256, 256, 40, commands, False, compiled=True)
+    assert taken == [30, 0, 9]
+    assert counters["fetched"] == counters["posted"] == 40  # type: ignore[index]
 
 
 @pytest.mark.parametrize("opcode", [READ, WRITE])

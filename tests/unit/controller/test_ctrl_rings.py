@@ -104,6 +104,7 @@ def test_many_submission_queues_share_one_completion_queue() -> None:
 def test_completion_is_published_by_its_phase_alone() -> None:
     """All words but the last are there before the phase turns: the slot's old status word is untouched."""
     host, queue = started()
+    host.ctrl.compiled = False
     stores: list[str] = []
 
     class Watch:

@@ -1,0 +1,314 @@
+/* The device's compiled gait: what dispatch.run_plain does, for an instant device over memory.
+ *
+ * It takes the leading run of plain reads and writes of a queue and leaves the first other command, and whatever
+ * fails a check, to the Python gaits, which find out what the answer is.
+ */
+
+#include "native.h"
+
+enum { RUNS_MAX = 1032, NLB_MASK = 0xFFFF, PREFETCH_BYTES = 1024 };
+
+struct run {
+    uint8_t *data;
+    uint64_t nbytes;
+};
+
+static PyObject *emit_name;
+
+int device_is_plain(DeviceObject *device)
+{
+    if (!device->running || device->latency != Py_None || device->faults != Py_None)
+        return 0;
+    if (!PyObject_TypeCheck(device->memory, &MemoryType) || !PyObject_TypeCheck(device->rings, &RingsType))
+        return 0;
+    if (((MemoryObject *)device->memory)->generation != ((RingsObject *)device->rings)->generation)
+        return 0;
+    if (!emit_name && !(emit_name = PyUnicode_InternFromString("emit")))
+        return -1;
+    PyObject *emit = PyObject_GetAttr(device->trace, emit_name);
+    if (!emit)
+        return -1;
+    Py_DECREF(emit);
+    return emit == Py_None;
+}
+
+/* The namespace of a command if it lies in memory, else NULL. */
+static NamespaceObject *namespace_of(DeviceObject *device, uint32_t nsid)
+{
+    PyObject *key = PyLong_FromUnsignedLong(nsid);
+    if (!key) {
+        PyErr_Clear();
+        return NULL;
+    }
+    PyObject *found = PyDict_GetItemWithError(device->namespaces, key);
+    Py_DECREF(key);
+    if (!found) {
+        PyErr_Clear();
+        return NULL;
+    }
+    if (!PyObject_TypeCheck(found, &NamespaceType) || !held_bytes(&((NamespaceObject *)found)->view))
+        return NULL;
+    return (NamespaceObject *)found;
+}
+
+static int add_run(MemoryObject *memory, struct run *runs, int count, uint64_t addr, uint64_t nbytes, int write)
+{
+    struct region *region = memory_find(memory, addr, nbytes, write);
+    if (!region || count == RUNS_MAX)
+        return -1;
+    runs[count] = (struct run){region->bytes.data + (addr - region->base), nbytes};
+    return count + 1;
+}
+
+/* The pages of a PRP list (NVMe Base 2.1, 4.1.1), from `prp2` on; neighbours are merged. */
+static int list_runs(MemoryObject *memory, const struct sqe *sqe, uint64_t first, uint64_t rest, uint64_t page,
+                     int write, struct run *runs)
+{
+    const uint64_t mask = page - 1;
+    uint64_t needed = (rest + page - 1) / page, spare = needed * page - rest;
+    uint64_t start = sqe->prp1, length = first, list = sqe->prp2;
+    int count = 0;
+    if (list & 7)
+        return -1;
+    for (;;) {
+        uint64_t room = (page - (list & mask)) / 8;
+        uint64_t entries = needed > room ? room : needed;
+        struct region *region = memory_find(memory, list, entries * 8, 0);
+        if (!region)
+            return -1;
+        const uint8_t *place = region->bytes.data + (list - region->base);
+        uint64_t here = needed > room ? entries - 1 : entries;
+        for (uint64_t i = 0; i < here; i++) {
+            uint64_t addr;
+            memcpy(&addr, place + i * 8, 8);
+            if (addr & mask)
+                return -1;
+            if (addr == start + length) {
+                length += page;
+                continue;
+            }
+            if ((count = add_run(memory, runs, count, start, length, write)) < 0)
+                return -1;
+            start = addr;
+            length = page;
+        }
+        needed -= here;
+        if (!needed)
+            return add_run(memory, runs, count, start, length - spare, write);
+        memcpy(&list, place + here * 8, 8);
+        if (list & mask)
+            return -1;
+    }
+}
+
+/* Where a command's data lies: the number of runs, or -1 where the answer is not plain. */
+static int resolve(MemoryObject *memory, const struct sqe *sqe, uint64_t nbytes, uint64_t page, int write,
+                   struct run *runs)
+{
+    if (sqe->prp1 & 3)
+        return -1;
+    uint64_t first = page - (sqe->prp1 & (page - 1));
+    if (nbytes <= first)
+        return add_run(memory, runs, 0, sqe->prp1, nbytes, write);
+    uint64_t rest = nbytes - first;
+    if (rest > page)
+        return list_runs(memory, sqe, first, rest, page, write, runs);
+    if (sqe->prp2 & (page - 1))
+        return -1;
+    if (sqe->prp1 + first == sqe->prp2)
+        return add_run(memory, runs, 0, sqe->prp1, nbytes, write);
+    int count = add_run(memory, runs, 0, sqe->prp1, first, write);
+    return count < 0 ? -1 : add_run(memory, runs, count, sqe->prp2, rest, write);
+}
+
+static void copy(const struct run *runs, int count, uint8_t *stored, int is_read)
+{
+    for (int i = 0; i < count; i++) {
+        if (is_read)
+            memmove(runs[i].data, stored, runs[i].nbytes);
+        else
+            memmove(stored, runs[i].data, runs[i].nbytes);
+        stored += runs[i].nbytes;
+    }
+}
+
+/* Bring the beginning of the next command's blocks nearer; only a hint, so that wrong bytes do no harm. */
+static void look_ahead(const uint8_t *ring, const NamespaceObject *namespace, uint32_t slot)
+{
+    struct sqe sqe;
+    memcpy(&sqe, ring + (size_t)slot * SQE_BYTES, sizeof sqe);
+    if (sqe.slba >= namespace->nsze)
+        return;
+    const uint8_t *stored = held_bytes(&namespace->view) + (sqe.slba << namespace->lba_shift);
+    uint64_t left = (namespace->nsze - sqe.slba) << namespace->lba_shift;
+    uint64_t nbytes = ((uint64_t)(sqe.cdw12 & NLB_MASK) + 1) << namespace->lba_shift;
+    nbytes = nbytes < left ? nbytes : left;
+    nbytes = nbytes < PREFETCH_BYTES ? nbytes : PREFETCH_BYTES;
+    for (uint64_t at = 0; at < nbytes; at += 64)
+        __builtin_prefetch(stored + at);
+}
+
+static void post(CqObject *cq, uint8_t *ring, const SqObject *sq, uint16_t cid)
+{
+    struct cqe *cqe = (struct cqe *)(ring + (size_t)cq->tail * CQE_BYTES);
+    cqe->dw0 = cqe->dw1 = 0;
+    cqe->sqhd = (uint16_t)sq->head;
+    cqe->sqid = (uint16_t)sq->qid;
+    cqe->cid = cid;
+    /* Success, and the phase: last, in a store of its own. */
+    __atomic_store_n(&cqe->status, (uint16_t)cq->phase, __ATOMIC_RELEASE);
+    if (++cq->tail == cq->size) {
+        cq->tail = 0;
+        cq->phase ^= 1;
+    }
+}
+
+long device_run(DeviceObject *device, SqObject *sq, long count)
+{
+    CqObject *cq = sq->cq;
+    uint8_t *ring = held_bytes(&sq->view), *answers = cq ? held_bytes(&cq->view) : NULL;
+    if (!ring || !answers || sq->inflight || !PyObject_TypeCheck(device->counters, &CountersType))
+        return 0;
+    if (sq->view.hold.size < (uint64_t)sq->size * SQE_BYTES ||
+        cq->view.hold.size < (uint64_t)cq->size * CQE_BYTES || cq->view.hold.readonly)
+        return 0;
+    MemoryObject *memory = (MemoryObject *)device->memory;
+    CountersObject *counters = (CountersObject *)device->counters;
+    NamespaceObject *namespace = NULL;
+    uint32_t nsid = 0;
+    struct run runs[RUNS_MAX];
+    long done = 0;
+    while (done < count && cq->free) {
+        struct sqe sqe;
+        memcpy(&sqe, ring + (size_t)sq->head * SQE_BYTES, sizeof sqe);
+        int is_read = sqe.opcode == OP_READ;
+        if (!(is_read || sqe.opcode == OP_WRITE) || sqe.flags || sqe.cdw12 > NLB_MASK)
+            break;
+        if (!namespace || sqe.nsid != nsid) {
+            namespace = namespace_of(device, sqe.nsid);
+            nsid = sqe.nsid;
+            if (!namespace)
+                break;
+        }
+        if (sqe.slba >= namespace->nsze || sqe.cdw12 >= namespace->nsze - sqe.slba ||
+            (!is_read && (device->write_through || namespace->view.hold.readonly)))
+            break;
+        uint64_t nbytes = ((uint64_t)sqe.cdw12 + 1) << namespace->lba_shift;
+        uint64_t offset = sqe.slba << namespace->lba_shift;
+        if (nbytes > device->transfer_bytes_max || offset + nbytes > namespace->view.hold.size)
+            break;
+        int pieces = resolve(memory, &sqe, nbytes, device->page_size, is_read, runs);
+        if (pieces < 0)
+            break;
+        sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
+        if (done + 1 < count)
+            look_ahead(ring, namespace, sq->head);
+        copy(runs, pieces, held_bytes(&namespace->view) + offset, is_read);
+        post(cq, answers, sq, sqe.cid);
+        cq->free--;
+        done++;
+        if (is_read) {
+            counters->read_commands++;
+            counters->read_bytes += nbytes;
+        } else {
+            counters->write_commands++;
+            counters->write_bytes += nbytes;
+        }
+    }
+    counters->fetched += (unsigned long long)done;
+    counters->posted += (unsigned long long)done;
+    return done;
+}
+
+static PyObject *device_run_compiled(DeviceObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyObject_TypeCheck(args[0], &SqType)) {
+        PyErr_SetString(PyExc_TypeError, "run_compiled(submission queue, count)");
+        return NULL;
+    }
+    SqObject *sq = (SqObject *)args[0];
+    long wanted = PyLong_AsLong(args[1]);
+    if (wanted == -1 && PyErr_Occurred())
+        return NULL;
+    long waiting = (long)((sq->tail + sq->size - sq->head) % sq->size);
+    int plain = device_is_plain(self);
+    if (plain < 0)
+        return NULL;
+    return PyLong_FromLong(plain ? device_run(self, sq, wanted < waiting ? wanted : waiting) : 0);
+}
+
+static PyObject *device_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    DeviceObject *self = (DeviceObject *)type->tp_alloc(type, 0);
+    if (!self)
+        return NULL;
+    PyObject **fields[] = {&self->memory,     &self->rings,   &self->counters, &self->namespaces,
+                           &self->latency, &self->trace, &self->faults};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
+        Py_INCREF(Py_None);
+        *fields[i] = Py_None;
+    }
+    return (PyObject *)self;
+}
+
+static int device_traverse(DeviceObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->memory);
+    Py_VISIT(self->rings);
+    Py_VISIT(self->counters);
+    Py_VISIT(self->namespaces);
+    Py_VISIT(self->latency);
+    Py_VISIT(self->trace);
+    Py_VISIT(self->faults);
+    return 0;
+}
+
+static int device_clear(DeviceObject *self)
+{
+    self->running = 0;
+    Py_CLEAR(self->memory);
+    Py_CLEAR(self->rings);
+    Py_CLEAR(self->counters);
+    Py_CLEAR(self->namespaces);
+    Py_CLEAR(self->latency);
+    Py_CLEAR(self->trace);
+    Py_CLEAR(self->faults);
+    return 0;
+}
+
+static void device_dealloc(DeviceObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    device_clear(self);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+#define DEVICE_OBJECT(name) {#name, T_OBJECT_EX, offsetof(DeviceObject, name), 0, NULL}
+
+static PyMemberDef device_members[] = {
+    {"running", T_BOOL, offsetof(DeviceObject, running), 0, NULL},
+    {"write_through", T_BOOL, offsetof(DeviceObject, write_through), 0, NULL},
+    {"page_size", T_UINT, offsetof(DeviceObject, page_size), 0, NULL},
+    {"transfer_bytes_max", T_ULONGLONG, offsetof(DeviceObject, transfer_bytes_max), 0, NULL},
+    DEVICE_OBJECT(memory), DEVICE_OBJECT(rings), DEVICE_OBJECT(counters), DEVICE_OBJECT(namespaces),
+    DEVICE_OBJECT(latency), DEVICE_OBJECT(trace), DEVICE_OBJECT(faults),
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMethodDef device_methods[] = {
+    {"run_compiled", (PyCFunction)(void (*)(void))device_run_compiled, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyTypeObject DeviceType = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "nvme_emu._core.DeviceState",
+    .tp_basicsize = sizeof(DeviceObject),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .tp_members = device_members,
+    .tp_methods = device_methods,
+    .tp_traverse = (traverseproc)device_traverse,
+    .tp_clear = (inquiry)device_clear,
+    .tp_dealloc = (destructor)device_dealloc,
+    .tp_new = device_new,
+};

@@ -1,0 +1,34 @@
+/* nvme_emu._core._native: see nvme_emu/_core/__init__.py. */
+
+#include "native.h"
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "The compiled gait; import nvme_emu._core instead.",
+    .m_size = -1,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    static const struct {
+        const char *name;
+        PyTypeObject *type;
+    } types[] = {
+        {"MemoryState", &MemoryType}, {"CountersState", &CountersType}, {"RingsState", &RingsType},
+        {"CqState", &CqType},         {"SqState", &SqType},             {"NamespaceState", &NamespaceType},
+        {"DeviceState", &DeviceType}, {"Lock", &LockType},              {"RequestState", &RequestType},
+        {"PairState", &PairType},
+    };
+    PyObject *self = PyModule_Create(&module);
+    if (!self || PyModule_AddIntConstant(self, "LAYOUT", NATIVE_LAYOUT) < 0)
+        return NULL;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        if (PyType_Ready(types[i].type) < 0 ||
+            PyModule_AddObjectRef(self, types[i].name, (PyObject *)types[i].type) < 0) {
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
+    return self;
+}

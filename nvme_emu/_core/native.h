@@ -1,0 +1,175 @@
+/* The compiled gait's structures. Each is the base class of a Python class, and its fields are that class's
+ * attributes: Python code and C code read and write the same truth. pure.py holds the same classes in Python.
+ *
+ * Nothing here lets go of the interpreter lock while it works, so each call is atomic to Python code. Memory is
+ * touched through buffers that are held for as long as the structure names them.
+ */
+
+#ifndef NVME_EMU_NATIVE_H
+#define NVME_EMU_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+#include <structmember.h>
+
+/* Raised with each change of what Python sees of these structures: an older build is left alone. */
+#define NATIVE_LAYOUT 1
+
+/* Bytes that C uses, and what keeps them where they are.
+ *
+ * Of a memoryview its owner is held and not the view: the collector clears a view that is part of a cycle even
+ * while it is held, and whoever closes a mapping or resizes a bytearray asks the owner.
+ */
+struct hold {
+    uint8_t *data; /* NULL for nothing */
+    uint64_t size;
+    int readonly;
+    Py_buffer owner; /* obj is NULL where nothing has to be given back */
+};
+
+/* Hold the bytes of a memoryview if that can be done: -1 with an exception where it is none. */
+int hold_take(struct hold *hold, PyObject *object);
+void hold_drop(struct hold *hold);
+
+/* An attribute of which C uses the bytes. */
+struct held {
+    PyObject *object;
+    struct hold hold;
+};
+
+static inline uint8_t *held_bytes(const struct held *held)
+{
+    return held->hold.data;
+}
+
+PyObject *held_get(const struct held *held);
+int held_set(struct held *held, PyObject *value);
+void held_drop(struct held *held);
+int held_visit(const struct held *held, visitproc visit, void *arg);
+
+struct region {
+    uint64_t base;
+    uint64_t size;
+    int writable;
+    struct hold bytes;
+};
+
+typedef struct {
+    PyObject_HEAD
+    long long generation;
+    unsigned long long next_base;
+    struct region *regions; /* in order of base */
+    Py_ssize_t count, room, last;
+} MemoryObject;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned long long posted, fetched, dropped, read_commands, write_commands, read_bytes, write_bytes;
+} CountersObject;
+
+typedef struct {
+    PyObject_HEAD
+    long long generation;
+} RingsObject;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned int qid, size, vector, head, tail, phase, free, sqs;
+    char ien;
+    unsigned long long base;
+    PyObject *blocked, *backlog;
+    struct held view;
+} CqObject;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned int qid, size, head, tail, inflight;
+    char in_line, live;
+    unsigned long long base;
+    CqObject *cq;
+    struct held view;
+} SqObject;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned int nsid, lba_shift;
+    unsigned long long nsze;
+    struct held view;
+} NamespaceObject;
+
+typedef struct {
+    PyObject_HEAD
+    char running, write_through;
+    unsigned int page_size;
+    unsigned long long transfer_bytes_max;
+    PyObject *memory, *rings, *counters, *namespaces, *latency, *trace, *faults;
+} DeviceObject;
+
+typedef struct {
+    PyObject_HEAD
+    PyThread_type_lock gate;
+    unsigned long owner;
+    unsigned int count, waiters;
+    int signalled;
+} LockObject;
+
+typedef struct {
+    PyObject_HEAD
+    int opcode, cid, qid;
+    unsigned int nsid, nlb, cdw12, cdw13, cdw14, cdw15, dw0, status;
+    unsigned long long slba, serial;
+    Py_ssize_t nbytes;
+    char to_device, admin, batch, done;
+    PyObject *data, *array, *iova, *region, *completion, *callbacks, *path;
+} RequestObject;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned int qid, depth, tail, rung_tail, head, phase, sqhd, outstanding, batched;
+    unsigned long long bounce_base, list_addr;
+    struct held sq, cq, bounce, list;
+    PyObject *free, *cids, *inflight;
+    /* The lane: what else has to be idle, set by open_lane and NULL without one. */
+    DeviceObject *device;
+    SqObject *device_sq;
+    PyObject *line, *raised, *masked, *handlers, *handler;
+    LockObject *locks[3];
+} PairObject;
+
+extern PyTypeObject MemoryType, CountersType, RingsType, CqType, SqType, NamespaceType, DeviceType, LockType,
+    RequestType, PairType;
+
+enum { SQE_BYTES = 64, CQE_BYTES = 16, OP_WRITE = 1, OP_READ = 2, PAGE = 4096 };
+
+/* Submission queue entry, NVMe Base 2.1, 4.1; little-endian machines only, as rings.py says. */
+struct sqe {
+    uint8_t opcode, flags;
+    uint16_t cid;
+    uint32_t nsid;
+    uint64_t cdw2_3, mptr, prp1, prp2, slba;
+    uint32_t cdw12, cdw13, cdw14, cdw15;
+};
+
+/* Completion queue entry, 4.2. */
+struct cqe {
+    uint32_t dw0, dw1;
+    uint16_t sqhd, sqid, cid, status;
+};
+
+_Static_assert(sizeof(struct sqe) == SQE_BYTES, "a submission queue entry has 64 bytes");
+_Static_assert(sizeof(struct cqe) == CQE_BYTES, "a completion queue entry has 16 bytes");
+
+/* The region that owns all of [addr, addr + length), or NULL. */
+struct region *memory_find(MemoryObject *memory, uint64_t addr, uint64_t length, int write);
+/* A region over `data` for the duration of a call: its base, or 0 where Python has to pick one. */
+uint64_t memory_lend(MemoryObject *memory, uint8_t *data, uint64_t size, int writable);
+void memory_return(MemoryObject *memory, uint64_t base);
+
+/* Whether plain commands can be done here at all: instant, not traced, no faults, running, rings in place. */
+int device_is_plain(DeviceObject *device);
+/* Fetch and execute up to `count` plain commands of a queue, each with a free completion slot; how many. */
+long device_run(DeviceObject *device, SqObject *sq, long count);
+
+#endif

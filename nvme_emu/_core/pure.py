@@ -1,0 +1,292 @@
+"""The shared state without a compiler: the same attributes, and methods that leave the work to Python."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+__all__ = [
+    "CountersState",
+    "CqState",
+    "DeviceState",
+    "Lock",
+    "MemoryState",
+    "NamespaceState",
+    "PairState",
+    "RequestState",
+    "RingsState",
+    "SqState",
+]
+
+_NO_VIEW = memoryview(b"")
+_serials = itertools.count(1)
+
+
+class MemoryState:
+    """Host memory: ``generation`` and the table of regions that C searches."""
+
+    __slots__ = ("__dict__", "__weakref__", "_next_base", "generation")
+
+    def __init__(self) -> None:
+        self.generation: int = 0
+        self._next_base: int = 0
+
+    def _table_add(self, base: int, view: memoryview, writable: bool) -> None:
+        """Let C find the region."""
+
+    def _table_remove(self, base: int) -> None:
+        """C finds it no more."""
+
+
+class CountersState:
+    """What the device has done, as far as plain commands change it."""
+
+    __slots__ = (
+        "dropped", "fetched", "posted", "read_bytes", "read_commands", "write_bytes", "write_commands",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.fetched: int = 0
+        self.posted: int = 0
+        self.dropped: int = 0
+        self.read_commands: int = 0
+        self.write_commands: int = 0
+        self.read_bytes: int = 0
+        self.write_bytes: int = 0
+
+
+class RingsState:
+    """``generation`` of host memory when the rings' memory was last looked up."""
+
+    __slots__ = ("__dict__", "__weakref__", "generation")
+
+    def __init__(self) -> None:
+        self.generation: int = 0
+
+
+class CqState:
+    """A completion queue of the device."""
+
+    __slots__ = (
+        "backlog", "base", "blocked", "free", "head", "ien", "phase", "qid", "size", "sqs", "tail", "vector", "view",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.qid: int = 0
+        self.base: int = 0
+        self.size: int = 0
+        self.vector: int = 0
+        self.ien: bool = False
+        self.head: int = 0
+        self.tail: int = 0
+        self.phase: int = 0
+        self.free: int = 0
+        self.sqs: int = 0
+        self.blocked: deque[Any] = deque()
+        self.backlog: deque[Any] = deque()
+        self.view: memoryview = _NO_VIEW
+
+
+class SqState:
+    """A submission queue of the device; ``live`` until it is deleted."""
+
+    __slots__ = ("base", "cq", "head", "in_line", "inflight", "live", "qid", "size", "tail", "view")
+
+    def __init__(self) -> None:
+        self.qid: int = 0
+        self.base: int = 0
+        self.size: int = 0
+        self.head: int = 0
+        self.tail: int = 0
+        self.inflight: int = 0
+        self.in_line: bool = False
+        self.live: bool = False
+        self.view: memoryview = _NO_VIEW
+        self.cq: Any = None
+
+
+class NamespaceState:
+    """A namespace of the device; ``view`` is its memory, None where it does not lie in memory."""
+
+    __slots__ = ("lba_shift", "nsid", "nsze", "view")
+
+    def __init__(self) -> None:
+        self.nsid: int = 0
+        self.lba_shift: int = 0
+        self.nsze: int = 0
+        self.view: memoryview | None = None
+
+
+class DeviceState:
+    """What a controller's hot path looks at. ``faults`` is None while nothing may interfere."""
+
+    __slots__ = (
+        "__dict__", "__weakref__", "counters", "faults", "latency", "memory", "namespaces", "page_size", "rings",
+        "running", "trace", "transfer_bytes_max", "write_through",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.running: bool = False
+        self.write_through: bool = False
+        self.page_size: int = 0
+        self.transfer_bytes_max: int = 0
+        self.memory: Any = None
+        self.rings: Any = None
+        self.counters: Any = None
+        self.namespaces: Any = None
+        self.latency: Any = None
+        self.trace: Any = None
+        self.faults: Any = None
+
+    def run_compiled(self, sq: SqState, count: int) -> int:
+        """Do the leading plain commands of a queue, at most ``count``; how many were done."""
+        return 0
+
+
+class RequestState:
+    """The fields of a request; see ``driver.request.Request``."""
+
+    __slots__ = (
+        "_callbacks", "_completion", "_path", "_status", "admin", "array", "batch", "cdw12", "cdw13", "cdw14",
+        "cdw15", "cid", "data", "done", "dw0", "iova", "nbytes", "nlb", "nsid", "opcode", "qid", "region", "serial",
+        "slba", "to_device",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        opcode: int,
+        nsid: int,
+        slba: int = 0,
+        nlb: int = 0,
+        cdw12: int = 0,
+        data: memoryview | None = None,
+        to_device: bool = False,
+        array: Any = None,
+    ) -> None:
+        self.opcode = opcode
+        self.nsid = nsid
+        self.slba = slba
+        self.nlb = nlb
+        self.cdw12 = cdw12
+        self.cdw13: int = 0
+        self.cdw14: int = 0
+        self.cdw15: int = 0
+        self.data = data
+        self.nbytes: int = 0 if data is None else len(data)
+        self.to_device = to_device
+        self.array = array
+        self.admin: bool = False
+        self.batch: bool = False
+        self.iova: int | None = None
+        self.region: Any = None
+        self.qid: int = -1
+        self.cid: int = -1
+        self.dw0: int = 0
+        self.done: bool = False
+        self.serial: int = next(_serials)
+        self._status: int = 0
+        self._completion: Any = None
+        self._callbacks: list[Any] | None = None
+        self._path: Any = None
+
+
+class PairState:
+    """The host's side of a queue pair. ``_free`` and ``_cids`` are the lists of its ``tags``."""
+
+    __slots__ = (
+        "__dict__", "__weakref__", "_batched", "_bounce", "_bounce_base", "_cids", "_free", "_list_addr",
+        "_list_view", "cq_view", "depth", "head", "inflight", "outstanding", "phase", "qid", "rung_tail", "sq_view",
+        "sqhd", "tail",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.qid: int = 0
+        self.depth: int = 0
+        self.tail: int = 0
+        self.rung_tail: int = 0
+        self.head: int = 0
+        self.phase: int = 0
+        self.sqhd: int = 0
+        self.outstanding: int = 0
+        self._batched: int = 0
+        self._bounce_base: int = 0
+        self._list_addr: int = 0
+        self._free: list[int] = []
+        self._cids: list[int] = []
+        self.inflight: list[Any] = []
+        self.sq_view: memoryview = _NO_VIEW
+        self.cq_view: memoryview = _NO_VIEW
+        self._bounce: memoryview = _NO_VIEW
+        self._list_view: memoryview = _NO_VIEW
+
+    def prepare_plain(self, rq: RequestState) -> bool:
+        """``prepare`` of a request whose data goes over the bounce pages; False if it was not done."""
+        return False
+
+    def reap_plain(self, done: list[Any]) -> int:
+        """``reap`` up to the first completion that is not of such a request; how many were taken."""
+        return 0
+
+    def open_lane(
+        self, device: Any, sq: Any, line: Any, raised: Any, masked: Any, handlers: Any, handler: Any, locks: Any
+    ) -> None:
+        """Let ``exchange_plain`` and ``exchange_many`` reach the device while all of these are idle."""
+
+    def exchange_plain(self, opcode: int, nsid: int, slba: int, cdw12: int, data: Any, nbytes: int) -> bool:
+        """One read or write from its entry to its end. True if it has succeeded, False if nothing was done."""
+        return False
+
+    def exchange_many(
+        self, opcode: int, nsid: int, slbas: Any, nlb: int, width: int, blocks: int, data: Any
+    ) -> int:
+        """Reads or writes of ``width`` bytes each over one buffer: how many, from the first, have succeeded."""
+        return 0
+
+
+class Lock:
+    """A recursive lock that tells whether it is held. (C reads that without a call.)"""
+
+    __slots__ = ("_count", "_lock", "_owner")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._count = 0
+        self._owner = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock; False if it was not to be had in ``timeout`` seconds (negative: without end)."""
+        taken = self._lock.acquire(blocking, timeout)
+        if taken:
+            self._count += 1
+            self._owner = threading.get_ident()
+        return taken
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it, the caller included."""
+        return not self.held() and self.acquire(False)
+
+    def release(self) -> None:
+        """Give it back; RuntimeError unless the caller holds it."""
+        if not self.held():
+            raise RuntimeError("release of a lock that the caller does not hold")
+        self._count -= 1
+        self._lock.release()
+
+    def held(self) -> bool:
+        """Whether the caller holds it."""
+        return self._count > 0 and self._owner == threading.get_ident()
+
+    def locked(self) -> bool:
+        """Whether anybody holds it."""
+        return self._count > 0
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
