@@ -50,6 +50,7 @@ _WORDS: Final[dict[str, Callable[[Record], str]]] = {
     "async_event": lambda r: f"something to report: type {r['event_type']} info {r['info']} log {r['log_page']:#04x}",
     "controller_state": lambda r: f"the controller is {r['what']}",
     "kworker": _kworker,
+    "fault_fired": lambda r: f"fault rule {r['rule']} fires on {r['on']}: {r['effects']} {r['detail']}".rstrip(),
     "trace_dropped": lambda r: f"{r['dropped']} earlier events are not in the trace",
 }
 
