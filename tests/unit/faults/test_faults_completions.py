@@ -316,7 +316,8 @@ def test_interrupts_and_data_of_a_column_run_are_the_same_with_a_rule_that_never
         done = host.go()
         buffers = [host.put_rw(READ, at, cid=at) for at in range(100)]
         done += host.go()
-        return done, host.ctrl.take_irqs(), [host.memory.read(one, 512) for one in buffers], host.ctrl.counters.as_dict()
+        found = [host.memory.read(one, 512) for one in buffers]
+        return done, found, host.ctrl.take_irqs(), host.ctrl.counters.as_dict()
 
     assert outcome(True) == outcome(False)
 
