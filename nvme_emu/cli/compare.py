@@ -60,8 +60,14 @@ class Options:
     html: str | None
     png: str | None
     svg: str | None
+    plots: bool
     trace: str | None
     quiet: bool
+
+    @property
+    def draws(self) -> bool:
+        """Whether timelines and heat maps are wanted."""
+        return self.plots or any(path is not None for path in (self.html, self.png, self.svg))
 
     @property
     def json_to_stdout(self) -> bool:
@@ -145,6 +151,7 @@ class Options:
 @click.option("--html", metavar="FILE", help="Write one self-contained page with plots.")
 @click.option("--png", metavar="FILE", help="Write the plots as an image.")
 @click.option("--svg", metavar="FILE", help="Write the plots as SVG.")
+@click.option("--plots", is_flag=True, help="Timelines, latency curves and heat maps in the terminal, too.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on standard error.")
 def compare(**options: Any) -> int:
@@ -190,7 +197,7 @@ def _run(options: Options) -> int:
     interrupted = False
     with _sink(options) as sink, _progress(options) as progress:
         try:
-            comparison = measure(config, progress=progress, sink=sink)
+            comparison = measure(config, progress=progress, sink=sink, pictures=options.draws)
         except CompareInterrupted as interrupt:
             comparison, interrupted = interrupt.partial, True
     if comparison.rows:
@@ -332,7 +339,12 @@ def _write(options: Options, comparison: Comparison) -> None:
 
         from nvme_emu.workload.report_terminal import render
 
-        Console(highlight=False).print(render(comparison))
+        console = Console(highlight=False)
+        console.print(render(comparison))
+        if options.plots:
+            from nvme_emu.workload.report_terminal_plots import compare_plots
+
+            console.print(compare_plots(comparison.rows))
         if options.json_file is not None:
             Path(options.json_file).write_text(comparison.json_text(), encoding="utf-8")
     if options.html is not None:

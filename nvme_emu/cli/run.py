@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nvme_emu.cli.run_plots import Pictures
+
 if TYPE_CHECKING:
     from nvme_emu.machine import Machine
     from nvme_emu.workload.fio_json import Report
@@ -61,10 +63,20 @@ class Options:
     output_format: str
     output: str | None
     json_file: str | None
+    html: str | None
+    png: str | None
+    svg: str | None
+    plots: bool
     trace: str | None
     rpc: str | None
     faults: str | None
     quiet: bool
+
+    @property
+    def pictures(self) -> Pictures:
+        """What is to be drawn."""
+        text = self.output_format == "normal" and self.json_file != "-"
+        return Pictures(html=self.html, png=self.png, svg=self.svg, terminal=self.plots and text)
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,6 +115,10 @@ class Options:
     flag_value="-",
     help="JSON to standard output, or besides to FILE (write --json=FILE before JOB.fio).",
 )
+@click.option("--html", metavar="FILE", help="Write one self-contained page with plots.")
+@click.option("--png", metavar="FILE", help="Write the plots as an image.")
+@click.option("--svg", metavar="FILE", help="Write the plots as SVG.")
+@click.option("--plots", is_flag=True, help="Timeline, latency curves and heat map in the terminal, too.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
 @click.option("--faults", metavar="FILE", help="Rules that say when the device goes wrong (docs/faults.md).")
 @click.option("--rpc", metavar="SOCKET", help="Answer `nvme-emu ctl SOCKET` and `top --attach SOCKET`.")
@@ -162,11 +178,13 @@ def _run(options: Options) -> int:
             if options.output_format == "normal" and options.json_file != "-":
                 _print_header(plan, output)
             begun_ns = machine.runtime.now_ns
-            with _remote_control(machine, options), _progress(jobs, options):
+            watch = options.pictures.watch(machine)
+            with _remote_control(machine, options), _progress(jobs, options), watch as watching:
                 results = jobs.run()
         elapsed_ns = machine.runtime.now_ns - begun_ns
         report = _report(machine, plan, results, options, elapsed_ns, jobs.control.stop)
         _print_report(report, options, output)
+        options.pictures.draw(results, watching, machine, options.job_file, output)
         if not options.quiet:
             for rule in machine.faults:
                 click.echo(f"fault rule {rule.id}: {rule.hits} hits, fired {rule.fired} times", err=True)
@@ -200,6 +218,8 @@ def _outputs(options: Options) -> Iterator[Any]:
     """The stream that the report goes to; files that cannot be written are found out before the run."""
     if options.json_file not in (None, "-"):
         Path(str(options.json_file)).touch()
+    for path in options.pictures.files:
+        Path(path).touch()
     if options.output is None:
         yield sys.stdout
         return

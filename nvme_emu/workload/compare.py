@@ -25,7 +25,7 @@ from nvme_emu.driver import NvmeDriver
 from nvme_emu.workload.compare_assumptions import assumptions_of
 from nvme_emu.workload.compare_flip import Flip, find_flip, flip_pairs
 from nvme_emu.workload.compare_measure import RowError, Sink, measure_row
-from nvme_emu.workload.compare_rows import CompareConfig, Row, RowSpec, plan_rows
+from nvme_emu.workload.compare_rows import CompareConfig, Row, RowSpec, pictured, plan_rows
 from nvme_emu.workload.compare_verdict import Verdict, judge
 
 __all__ = [
@@ -91,22 +91,27 @@ def compare(
     driver_class: type[NvmeDriver] = NvmeDriver,
     progress: Progress | None = None,
     sink: Callable[[RowSpec], Sink] | None = None,
+    pictures: bool = False,
 ) -> Comparison:
     """Measure all rows and judge them.
 
     ``driver_class`` is who drives the device. ``sink(spec)`` makes a sink for the events of a row; with one, all
-    is measured in this process. Raises RowError if an I/O of a row fails, CompareInterrupted on Ctrl-C.
+    is measured in this process. ``pictures`` has the rows that are drawn as timelines and heat maps carry what
+    they are drawn from (``Row.picture``); no figure depends on it.
+
+    Raises RowError if an I/O of a row fails, CompareInterrupted on Ctrl-C.
     """
     config = config or CompareConfig()
     specs = plan_rows(config)
     pairs = flip_pairs(specs) if config.flips and config.virtual else []
     results: dict[int, Row | Flip] = {}
+    drawn = pictured(specs) if pictures else set()
     names = [f"{spec.profile.name}: {spec.label}, depth {spec.iodepth}" for spec in specs]
     names += [f"{pair[0].profile.name}: where the verdict turns" for pair in pairs]
     if progress is not None:
         progress(0, len(names), "")
     try:
-        for index, result in _results(config, specs, pairs, driver_class, sink):
+        for index, result in _results(config, specs, pairs, driver_class, sink, drawn):
             results[index] = result
             if progress is not None:
                 progress(len(results), len(names), names[index])
@@ -136,17 +141,17 @@ def _results(
     pairs: list[tuple[RowSpec, RowSpec]],
     driver_class: type[NvmeDriver],
     sink: Callable[[RowSpec], Sink] | None,
+    drawn: set[int],
 ) -> Iterator[tuple[int, Row | Flip]]:
     """The results as they come, each with its place in the plan: rows first, then searches."""
     count = (config.processes or os.cpu_count() or 1) if config.virtual and sink is None else 1
     if count > 1 and _can_be_sent(driver_class):
-        yield from _in_processes(config, specs, pairs, driver_class, min(count, len(specs)))
+        yield from _in_processes(config, specs, pairs, driver_class, min(count, len(specs)), drawn)
         return
     for index, spec in enumerate(specs):
-        yield (
-            index,
-            measure_row(config, spec, driver_class=driver_class, sink=None if sink is None else sink(spec)),
-        )
+        mine = None if sink is None else sink(spec)
+        row = measure_row(config, spec, driver_class=driver_class, sink=mine, picture=index in drawn)
+        yield index, row
     for index, pair in enumerate(pairs, len(specs)):
         yield index, find_flip(config, pair, driver_class)
 
@@ -168,6 +173,7 @@ def _in_processes(
     pairs: list[tuple[RowSpec, RowSpec]],
     driver_class: type[NvmeDriver],
     count: int,
+    drawn: set[int],
 ) -> Iterator[tuple[int, Row | Flip]]:
     # spawn, because a fork copies whatever threads hold at that moment: numpy has some, a progress bar too.
     before = multiprocessing.active_children()
@@ -176,7 +182,10 @@ def _in_processes(
         futures: dict[Future[Any], int] = {}
         # Rows first: if Ctrl-C comes, they are what there is to show.
         for index, spec in enumerate(specs):
-            futures[pool.submit(measure_row, config, spec, driver_class=driver_class)] = index
+            future = pool.submit(
+                measure_row, config, spec, driver_class=driver_class, picture=index in drawn
+            )
+            futures[future] = index
         for index, pair in enumerate(pairs, len(specs)):
             futures[pool.submit(find_flip, config, pair, driver_class)] = index
         for future in as_completed(futures):

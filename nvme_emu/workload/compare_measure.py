@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import kworker
@@ -15,6 +17,7 @@ from nvme_emu.workload.compare_rows import LBA_SIZE, CompareConfig, Row, RowSpec
 from nvme_emu.workload.histogram import Histogram
 from nvme_emu.workload.pattern import Extent, PatternSpec
 from nvme_emu.workload.plan import JobPlan
+from nvme_emu.workload.report_capture import Capture, Picture, worker_events
 from nvme_emu.workload.rng import mix64
 from nvme_emu.workload.runner import Jobs
 
@@ -28,6 +31,8 @@ __all__ = ["RowError", "Sink", "measure_row"]
 Sink = Callable[[Any], None]
 PAGE = 4096
 QUEUE_DEPTH = 1024
+PICTURE_IOS_WALL = 400
+"""I/Os of the run that only a picture is taken of."""
 
 
 class RowError(RuntimeError):
@@ -42,12 +47,38 @@ def measure_row(
     costs: kworker.SimCosts | None = None,
     driver_class: type[NvmeDriver] = NvmeDriver,
     sink: Sink | None = None,
+    picture: bool = False,
 ) -> Row:
     """Measure one row; on the virtual clock a pure function of its arguments.
 
     ``ios`` and ``costs`` replace the configuration's (the search for a flip varies them); ``sink`` gets the
-    events of the row's I/O. RowError if an I/O fails, what :class:`Machine` raises if it cannot be made.
+    events of the row's I/O; ``picture`` adds what timelines and heat maps are drawn from.
+
+    RowError if an I/O fails, what :class:`Machine` raises if it cannot be made.
     """
+    if picture and not config.virtual:
+        # On the wall clock who looks is felt: the figures are of a run without, the picture of a short one more.
+        row = measure_row(config, spec, ios=ios, costs=costs, driver_class=driver_class, sink=sink)
+        return replace(row, picture=_pictured(config, spec, driver_class))
+    capture = Capture() if picture else None
+    row = _measure(config, spec, ios or config.row_ios, costs, driver_class, (sink, capture))
+    return row if capture is None else replace(row, picture=capture.picture())
+
+
+def _pictured(config: CompareConfig, spec: RowSpec, driver_class: type[NvmeDriver]) -> Picture:
+    capture = Capture()
+    _measure(config, spec, min(config.row_ios, PICTURE_IOS_WALL), None, driver_class, (capture,))
+    return capture.picture()
+
+
+def _measure(
+    config: CompareConfig,
+    spec: RowSpec,
+    ios: int,
+    costs: kworker.SimCosts | None,
+    driver_class: type[NvmeDriver],
+    watching: Sequence[Sink | None],
+) -> Row:
     machine = Machine(
         MachineConfig(
             size=config.size,
@@ -66,27 +97,36 @@ def measure_row(
         )
     )
     with machine:
-        plans = _job_plans(config, spec, machine.namespaces[1].nlb, ios or config.row_ios)
+        plans = _job_plans(config, spec, machine.namespaces[1].nlb, ios)
         jobs = Jobs(machine, plans)
         sums = StageSums(threads=not config.virtual)
         books = _Books(machine, jobs.jobs)
-        if sink is None:
-            # The worker room's own events are for traces; making them costs a tenth of the time.
-            machine.runtime.on_event = None
-        for listener in (sums, sink):
-            if listener is not None:
+        listeners: list[Sink] = [sums, *(sink for sink in watching if sink is not None)]
+        with _worker_events(machine, wanted=len(listeners) > 1):
+            for listener in listeners:
                 machine.trace.add_sink(listener)
-        try:
-            results = jobs.run()
-        finally:
-            for listener in (sums, sink):
-                if listener is not None:
+            try:
+                results = jobs.run()
+            finally:
+                for listener in listeners:
                     machine.trace.remove_sink(listener)
         cpu_ns, switches = books.since()
         failure = next((result.failure for result in results if result.failure), "")
         if failure:
             raise RowError(f"{spec.profile.name}, {spec.label}, depth {spec.iodepth}: {failure}")
         return _row(config, spec, jobs.jobs, sums, cpu_ns, switches)
+
+
+@contextmanager
+def _worker_events(machine: Machine, *, wanted: bool) -> Iterator[None]:
+    """Have the worker room's own events in the trace, or not: making them costs a tenth of the time."""
+    runtime = machine.runtime
+    before = runtime.on_event
+    runtime.on_event = worker_events(machine) if wanted else None
+    try:
+        yield
+    finally:
+        runtime.on_event = before
 
 
 def _job_plans(config: CompareConfig, spec: RowSpec, blocks: int, ios: int) -> list[JobPlan]:
@@ -198,4 +238,5 @@ def _row(
         doorbells=round(sums.doorbells / ios, 3),
         interrupts=round(sums.interrupts / ios, 3),
         stages_ns={name: round(value, 1) + 0.0 for name, value in stages.items()},
+        lat_bins=tuple((int(name), count) for name, count in lat.bins().items()),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from nvme_emu.controller.profiles import DeviceProfile, load_profile
 from nvme_emu.core.units import format_bytes, parse_size
 from nvme_emu.driver import HostModel
 from nvme_emu.observe.stages import STAGES
+from nvme_emu.workload.report_capture import Picture
 
-__all__ = ["RW_NAMES", "WORKERS", "CompareConfig", "Row", "RowSpec", "plan_rows"]
+__all__ = ["RW_NAMES", "WORKERS", "CompareConfig", "Row", "RowSpec", "pictured", "plan_rows"]
 
 RW_NAMES = ("randread", "randwrite", "read", "write", "rw", "randrw")
 """fio's words; the mixed ones are half reads."""
@@ -179,6 +180,17 @@ def plan_rows(config: CompareConfig) -> list[RowSpec]:
     return rows
 
 
+def pictured(specs: Sequence[RowSpec]) -> set[int]:
+    """Which rows are drawn as timelines: of each device and block size one sync caller, and async at its deepest."""
+    chosen: dict[tuple[str, int, str], int] = {}
+    for index, spec in enumerate(specs):
+        group = (spec.profile.name, spec.bs, spec.mode)
+        before = chosen.get(group)
+        if before is None or (spec.mode == "async" and spec.iodepth > specs[before].iodepth):
+            chosen[group] = index
+    return set(chosen.values())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A measured row.
@@ -188,6 +200,9 @@ class Row:
     the hand-over. ``caller_blocked`` the share of the callers' time in which they slept. ``cpu_ns_per_io`` CPU time
     of callers, worker and interrupts an I/O; ``context_switches``, ``doorbells`` and ``interrupts`` theirs an I/O.
     ``stages_ns`` the mean of each stage; together they are the mean latency.
+
+    Not in the JSON, and no part of what makes two rows equal: ``lat_bins``, the histogram behind ``lat_ns`` as (ns,
+    count), and ``picture``, there where one was asked for.
     """
 
     profile: str
@@ -208,6 +223,8 @@ class Row:
     doorbells: float
     interrupts: float
     stages_ns: Mapping[str, float]
+    lat_bins: tuple[tuple[int, int], ...] = field(default=(), compare=False, repr=False)
+    picture: Picture | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:

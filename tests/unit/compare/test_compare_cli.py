@@ -128,7 +128,7 @@ def test_html_is_self_contained(small: Comparison) -> None:
     assert len(parser.ids) == len(set(parser.ids))
     for reference in re.findall(r"url\(#([^)]+)\)", page):
         assert reference in parser.ids
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 8
     assert "prefers-color-scheme: dark" in page
     assert not re.search(r"#0102[0-9a-f]{2}", page), "a colour was not replaced by its role"
 
