@@ -155,7 +155,12 @@ class Machine:
         runtime = kworker.SimRuntime(
             seed=config.seed, cpus=config.cpus, scheduler=config.scheduler, costs=config.costs
         )
-        runtime.on_event = self._kworker_event
+
+        def listen() -> None:
+            runtime.on_event = self._kworker_event if self.trace.emit is not None else None
+
+        # An event of the simulation costs as much as a lock: none is made while nobody listens.
+        self.trace.on_change = listen
         undo.callback(runtime.close)
         return runtime
 

@@ -27,7 +27,7 @@ from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
-from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, run_turn
+from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, due, end_due, run_turn
 from nvme_emu.controller.events import AsyncEvents
 from nvme_emu.controller.feature_kinds import NOTICES_OFFERED
 from nvme_emu.controller.features import Features
@@ -222,8 +222,8 @@ class Controller(DeviceState):
             self.now_ns = now_ns
             if self._state_delay_ns is not None or self._state_deadline_ns is not None:
                 self._state_timer()
-            due = self.inflight.due
-            if due and due[0][0] <= now_ns:
+            timed = self.inflight.due
+            if timed and timed[0][0] <= now_ns:
                 self.end_due()
             if self.arbiter.line and self.running:
                 self._fetch()
@@ -247,6 +247,8 @@ class Controller(DeviceState):
     # Both in one call, with what a transport asks after it: see `dispatch`.
     doorbell_sq = doorbell_sq
     doorbell_cq = doorbell_cq
+    due = due
+    end_due = end_due
     lane = device_lane
 
     def take_irqs(self) -> tuple[int, ...]:
@@ -332,12 +334,6 @@ class Controller(DeviceState):
         self._input(Input.FATAL, why)
 
     # -- completions ----------------------------------------------------------------------------------------
-
-    def end_due(self) -> None:
-        pop_due, now_ns = self.inflight.pop_due, self.now_ns
-        while self.posting and (timed := pop_due(now_ns)) is not None:
-            _, _, cmd, status, dw0 = timed
-            self._post(cmd.sq, cmd.cid, status, dw0)
 
     def _post(self, sq: SubmissionQueue, cid: int, status: int, dw0: int) -> None:
         """Write a completion into the slot that was taken for it."""

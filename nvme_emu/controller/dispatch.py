@@ -14,6 +14,7 @@ contract and takes long runs at once.
 from __future__ import annotations
 
 import struct
+from heapq import heappop
 from typing import TYPE_CHECKING
 
 from nvme_emu.controller.columns import COLUMNS_MIN, run_columns
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.pcie.rings import SubmissionQueue
 
-__all__ = ["device_lane", "doorbell_cq", "doorbell_sq", "run_one", "run_plain", "run_turn"]
+__all__ = ["device_lane", "doorbell_cq", "doorbell_sq", "due", "end_due", "run_one", "run_plain", "run_turn"]
 
 # What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
 _RW = struct.Struct("<BBHI16xQQQI12x")
@@ -73,9 +74,9 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
         return ctrl.take_irqs(), ctrl.next_deadline()
     try:
         ctrl.now_ns = now_ns
-        due = ctrl.inflight.due
-        if due and due[0][0] <= now_ns:
-            ctrl.end_due()
+        timed = ctrl.inflight.due
+        if timed and timed[0][0] <= now_ns:
+            end_due(ctrl)
         run_turn(ctrl, sq, ctrl.config.step_commands_max)
         if sq.head != sq.tail and ctrl.running:
             if sq.cq.free:
@@ -86,19 +87,58 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
         ctrl.broken(error)
     raised = ctrl.interrupts.raised
     irqs = ctrl.interrupts.take() if raised else ()
-    return irqs, ctrl.next_deadline() if due or arbiter.line else None
+    return irqs, ctrl.next_deadline() if timed or arbiter.line else None
 
 
 def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
     """``ring_cq`` and what may follow from it, as :func:`doorbell_sq`; None where nothing follows."""
     cq = ctrl.rings.cqs.get(qid)
     if cq is not None and not cq.blocked and not cq.backlog and ctrl.trace.emit is None and not ctrl.arbiter.line:
-        due = ctrl.inflight.due
-        if not (due and due[0][0] <= now_ns) and ctrl.running and cq.move_head(head):
+        timed = ctrl.inflight.due
+        if not (timed and timed[0][0] <= now_ns) and ctrl.running and cq.move_head(head):
             return None
     ctrl.ring_cq(qid, head)
     ctrl.step(now_ns)
     return ctrl.take_irqs(), ctrl.next_deadline()
+
+
+def due(ctrl: Controller, now_ns: int) -> tuple[tuple[int, ...], int | None]:
+    """``step``, ``take_irqs`` and ``next_deadline`` in one, for a timer at the deadline."""
+    if ctrl.faults is not None or ctrl.arbiter.line or not ctrl.running:
+        ctrl.step(now_ns)
+        return ctrl.take_irqs(), ctrl.next_deadline()
+    ctrl.now_ns = now_ns
+    try:
+        end_due(ctrl)
+    except Exception as error:
+        ctrl.broken(error)
+    irqs = ctrl.interrupts.take() if ctrl.interrupts.raised else ()
+    return irqs, ctrl.inflight.next_ns() if ctrl.running else ctrl.next_deadline()
+
+
+def end_due(ctrl: Controller) -> None:
+    """Write the completions of the timed commands whose time has come, in the order of their times."""
+    inflight, now_ns = ctrl.inflight, ctrl.now_ns
+    heap, commands = inflight.due, inflight.commands
+    if ctrl.faults is not None or ctrl.trace.emit is not None or ctrl.rings.generation != ctrl.memory.generation:
+        while ctrl.posting and (timed := inflight.pop_due(now_ns)) is not None:
+            _, _, cmd, status, dw0 = timed
+            ctrl._post(cmd.sq, cmd.cid, status, dw0)
+        return
+    posted = 0
+    while heap and ctrl.posting and heap[0][0] <= now_ns:
+        _, _, cmd, status, dw0 = heappop(heap)
+        sq, cid = cmd.sq, cmd.cid
+        # One that Abort has ended, or another command under its name: its entry was left here.
+        if commands.get((sq.qid, cid)) is not cmd:
+            continue
+        inflight.remove(cmd, now_ns)
+        cq = sq.cq
+        cq.write(sq, cid, status, dw0)
+        posted += 1
+        if cq.ien:
+            ctrl.interrupts.raise_vector(cq.vector)
+    ctrl.counters.posted += posted
 
 
 def device_lane(ctrl: Controller, qid: int) -> DeviceLane | None:

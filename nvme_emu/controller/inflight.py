@@ -80,9 +80,10 @@ class InFlight:
 
     def next_ns(self) -> int | None:
         """When the next live timed command is due."""
-        due = self.due
+        due, commands = self.due, self.commands
         while due:
-            if self.is_live(due[0][2]):
+            cmd = due[0][2]
+            if commands.get((cmd.sq.qid, cmd.cid)) is cmd:
                 return due[0][0]
             heapq.heappop(due)
         return None

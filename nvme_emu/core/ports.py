@@ -137,6 +137,10 @@ class PassiveDevice(Protocol):
         """``ring_cq`` and ``step``, as ``doorbell_sq``; None where nothing follows from it."""
         ...
 
+    def due(self, now_ns: int) -> tuple[Sequence[int], int | None]:
+        """``step``, then what ``take_irqs`` and ``next_deadline`` give."""
+        ...
+
     def lane(self, qid: int) -> DeviceLane | None:
         """The device's part of a lane to queue ``qid``; None where there is none."""
         ...

@@ -250,12 +250,14 @@ class TraceHub:
     Sinks may be added and removed by any thread, while others emit.
     """
 
-    __slots__ = ("_lock", "_sinks", "emit")
+    __slots__ = ("_lock", "_sinks", "emit", "on_change")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sinks: list[Sink] = []
         self.emit: Sink | None = None
+        self.on_change: Callable[[], None] | None = None
+        """Called when ``emit`` has changed, for who can stop making events that nobody wants."""
 
     def add_sink(self, sink: Sink) -> None:
         """Let ``sink(event)`` see every event from now on."""
@@ -270,15 +272,17 @@ class TraceHub:
             self._choose()
 
     def _choose(self) -> None:
-        if not self._sinks:
-            self.emit = None
-        elif len(self._sinks) == 1:
-            self.emit = self._sinks[0]
-        else:
-            sinks = tuple(self._sinks)
+        self.emit = self._joined()
+        if self.on_change is not None:
+            self.on_change()
 
-            def emit_to_all(event: Any) -> None:
-                for sink in sinks:
-                    sink(event)
+    def _joined(self) -> Sink | None:
+        if len(self._sinks) < 2:
+            return self._sinks[0] if self._sinks else None
+        sinks = tuple(self._sinks)
 
-            self.emit = emit_to_all
+        def emit_to_all(event: Any) -> None:
+            for sink in sinks:
+                sink(event)
+
+        return emit_to_all

@@ -144,10 +144,12 @@ class InprocTransport:
 
     def poll(self) -> int | None:
         """Let the device do what is due; the time of its next due work, or None."""
-        with self._lock:
-            self._controller.step(self._runtime.now_ns)
-            due = self._controller.next_deadline()
-            irqs = self._controller.take_irqs()
+        lock = self._lock
+        lock.acquire()
+        try:
+            irqs, due = self._controller.due(self._runtime.now_ns)
+        finally:
+            lock.release()
         if due != self._armed_ns:
             self._arm(due)
         if irqs:
