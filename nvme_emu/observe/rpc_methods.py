@@ -1,6 +1,6 @@
 """What may be asked of a machine from outside, and changed in it. `rpc.discover` shows these docstrings.
 
-Reading methods take the lock that guards the controller for less than a millisecond (see `watched`). Changing
+Reading methods take the lock that guards the controller for about a millisecond (see `watched`). Changing
 methods are refused on the virtual clock: a run there is a function of its configuration and seed.
 """
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kworker.inspect import TaskSnapshot, WorkerSnapshot, snapshot_locked, task_snapshot
@@ -133,6 +134,7 @@ def cq_entries(
     return watched.read(lambda _c: entries_of_cq(watched.controller, qid, start, count))
 
 
+@lru_cache(maxsize=256)  # most properties never change, and explaining one takes longer than reading all
 def register_state(reg: Reg, value: int) -> RegisterState:
     """A property explained."""
     decoded = decode_register(reg.name, value)

@@ -1,6 +1,6 @@
 """What can be looked at, and how to look without getting in the way.
 
-A machine on threads is read under the lock that guards its controller, for some tens of microseconds. When
+A machine on threads is read under the lock that guards its controller, for a millisecond at most. When
 the lock is not to be had within ``LOCK_WAIT_S`` (somebody stepping through a trace holds it) the state is
 read all the same, and says that it is not consistent: every table is copied in one atomic operation of the
 interpreter, so that no reader ever fails.
