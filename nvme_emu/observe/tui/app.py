@@ -1,0 +1,358 @@
+"""The terminal application: keys to a source and to where the reader is, frames to the screen.
+
+Only this module needs textual. A thread makes frames, thirty a second where that leaves the workload at least
+half of the time; the application draws each, and sends only the lines that differ from those before.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from typing import ClassVar
+
+from textual import events
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+from textual.widgets import Input
+
+from nvme_emu.observe.rpc_client import RpcError
+from nvme_emu.observe.tui.frame import Frame
+from nvme_emu.observe.tui.ink import Lines, plain
+from nvme_emu.observe.tui.screen import CHROME_LINES, body, screen, view_of, views_of
+from nvme_emu.observe.tui.source import Source
+from nvme_emu.observe.tui.ui import Ui, matches
+from nvme_emu.observe.tui.views.faults import selected_fault
+from nvme_emu.observe.tui.views.queues import slots_wanted
+
+__all__ = ["FRAMES_PER_S", "TopApp"]
+
+FRAMES_PER_S = 30
+TRAVEL_FAR = 100
+"""Events that the braces travel."""
+
+
+class Screenful(Widget, can_focus=True):
+    """Lines of text that fill the screen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: Lines = []
+
+    def show(self, lines: Lines) -> None:
+        """Draw what differs from the lines before."""
+        before, self._lines = self._lines, lines
+        if len(before) != len(lines):
+            self.refresh()
+            return
+        width = self.size.width
+        changed = [Region(0, y, width, 1) for y, text in enumerate(lines) if text != before[y]]
+        if changed:
+            self.refresh(*changed)
+
+    def render_line(self, y: int) -> Strip:
+        """Textual asks for the lines of the regions that were refreshed."""
+        if y >= len(self._lines):
+            return Strip.blank(self.size.width)
+        segments = list(self._lines[y].render(self.app.console))
+        return Strip(segments).apply_style(self.rich_style).adjust_cell_length(self.size.width)
+
+
+class TopApp(App[None]):
+    """The inspector over a source. ``frames_per_s=0`` makes a frame only when a key was pressed (tests)."""
+
+    CSS = """
+    Screen { background: #16161e; overflow: hidden; }
+    Screenful { width: 100%; height: 100%; background: #16161e; color: #c0caf5; }
+    Input { dock: bottom; height: 1; border: none; padding: 0 1; background: #2b3152; display: none; }
+    Input:focus { border: none; }
+    """
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(str(n), f"view({n})", show=False) for n in range(1, 10)),
+        Binding("tab", "next_view(1)", show=False, priority=True),
+        Binding("shift+tab", "next_view(-1)", show=False, priority=True),
+        Binding("up,k", "move(-1)", show=False),
+        Binding("down,j", "move(1)", show=False),
+        Binding("pageup", "move(-10)", show=False),
+        Binding("pagedown", "move(10)", show=False),
+        Binding("left,h", "slot(1)", show=False),
+        Binding("right,l", "slot(-1)", show=False),
+        Binding("enter", "open", show=False),
+        Binding("escape", "shut", show=False),
+        Binding("space", "pause", show=False),
+        Binding("s", "step('command')", show=False),
+        Binding("e", "step('event')", show=False),
+        Binding("minus", "slow(1)", show=False),
+        Binding("plus,equals_sign", "slow(-1)", show=False),
+        Binding("left_square_bracket", "travel(-1)", show=False),
+        Binding("right_square_bracket", "travel(1)", show=False),
+        Binding("left_curly_bracket", f"travel({-TRAVEL_FAR})", show=False),
+        Binding("right_curly_bracket", f"travel({TRAVEL_FAR})", show=False),
+        Binding("home", "travel_to('first')", show=False),
+        Binding("end", "travel_to('now')", show=False),
+        Binding("slash", "ask('search')", show=False),
+        Binding("f", "ask('filter')", show=False),
+        Binding("n", "found(1)", show=False),
+        Binding("N,upper_n", "found(-1)", show=False),
+        Binding("c,y", "copy", show=False),
+        Binding("a", "arm", show=False),
+        Binding("question_mark", "help", show=False),
+        Binding("q", "quit", show=False),
+        Binding("ctrl+c", "quit", show=False, priority=True),
+    ]
+
+    def __init__(self, source: Source, *, view: str = "overview", frames_per_s: float = FRAMES_PER_S) -> None:
+        super().__init__()
+        self.ui = Ui(view=view)
+        self.source = source
+        self.drawn = 0
+        self._lock = threading.Lock()
+        self._frames_per_s = frames_per_s
+        self._frame: Frame | None = None
+        self._leaving = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._times_s: deque[float] = deque(maxlen=30)
+        self._cost_s = 0.0
+        self._asked = ""
+
+    # --- frames ---------------------------------------------------------------------------------------------
+
+    def compose(self) -> ComposeResult:
+        """One page, and the line in which a search is typed."""
+        yield Screenful()
+        yield Input()
+
+    def on_mount(self) -> None:
+        """Start making frames."""
+        self.query_one(Screenful).focus()
+        self._refresh_frame()
+        if self._frames_per_s:
+            self._thread = threading.Thread(target=self._make_frames, name="nvme-emu top", daemon=True)
+            self._thread.start()
+
+    def on_unmount(self) -> None:
+        """Make no more."""
+        self._leaving.set()
+
+    def _make_frames(self) -> None:
+        period_s = 1 / self._frames_per_s
+        while not self._leaving.is_set():
+            begun_s = time.monotonic()
+            try:
+                with self._lock:
+                    frame = self.source.frame()
+                self.call_from_thread(self._show, frame, time.monotonic() - begun_s)
+            except RuntimeError:
+                return  # the application has ended
+            except TimeoutError:
+                continue  # the simulation is at something long; its last picture stands
+            took_s = time.monotonic() - begun_s
+            self._leaving.wait(max(period_s - took_s, self._cost_s, 0.001))
+
+    def _show(self, frame: Frame, made_s: float) -> None:
+        begun_s = time.monotonic()
+        self._frame = self._with_cost(frame)
+        self._draw()
+        now_s = time.monotonic()
+        self._cost_s = made_s + now_s - begun_s
+        self._times_s.append(now_s)
+        self.drawn += 1
+
+    def _with_cost(self, frame: Frame) -> Frame:
+        times = self._times_s
+        if len(times) < 2:
+            return frame
+        per_s = (len(times) - 1) / max(1e-6, times[-1] - times[0])
+        return replace(frame, cost=replace(frame.cost, frames_per_s=per_s, frame_ms=self._cost_s * 1e3))
+
+    def _refresh_frame(self) -> None:
+        """A frame now, because a key was pressed."""
+        with self._lock:
+            self._frame = self._with_cost(self.source.frame())
+        self._draw()
+
+    def _draw(self) -> None:
+        frame, size = self._frame, self.size
+        if frame is None or not size.width:
+            return
+        self.source.entries = slots_wanted(size.width, size.height) if self.ui.view == "queues" else 0
+        self.query_one(Screenful).show(screen(frame, self.ui, size.width, size.height))
+
+    def on_resize(self, event: events.Resize) -> None:
+        """The same frame at another size."""
+        self._draw()
+
+    # --- where the reader is ---------------------------------------------------------------------------------
+
+    def _go(self, ui: Ui) -> None:
+        self.ui = replace(ui, message="")
+        self._draw()
+
+    def _say(self, message: str) -> None:
+        self.ui = replace(self.ui, message=message)
+        self._draw()
+
+    def action_view(self, number: int) -> None:
+        """Go to a view by its key."""
+        views = views_of(self._frame) if self._frame is not None else []
+        if number <= len(views):
+            self.ui = self.ui.to(views[number - 1].name)
+            self._draw()
+            self._refresh_frame()
+
+    def action_next_view(self, step: int) -> None:
+        """Go to the next view."""
+        if self._frame is not None:
+            names = [view.name for view in views_of(self._frame)]
+            here = names.index(view_of(self._frame, self.ui).name)
+            self.action_view((here + step) % len(names) + 1)
+
+    def _rows(self) -> list[str]:
+        frame = self._frame
+        return [] if frame is None else view_of(frame, self.ui).rows(frame, self.ui)
+
+    def action_move(self, step: int) -> None:
+        """Select another row, or scroll what is open."""
+        if self.ui.detail or self.ui.help:
+            self._go(replace(self.ui, scroll=max(0, self.ui.scroll + step)))
+        else:
+            last = max(0, len(self._rows()) - 1)
+            self._go(self.ui.at(min(last, max(0, min(self.ui.cursor, last) + step))))
+
+    def action_slot(self, step: int) -> None:
+        """Choose another slot of the ring."""
+        if self.ui.view == "queues":
+            most = slots_wanted(self.size.width, self.size.height) - 1
+            self._go(replace(self.ui, slot=max(0, min(most, self.ui.slot + step))))
+
+    def action_open(self) -> None:
+        """Show the selected thing at length."""
+        if self._frame is not None and view_of(self._frame, self.ui).detail is not None:
+            self._go(replace(self.ui, detail=not self.ui.detail, help=False, scroll=0))
+
+    def action_shut(self) -> None:
+        """Close what is open; then take the filter away."""
+        if self.ui.detail or self.ui.help:
+            self._go(replace(self.ui, detail=False, help=False, scroll=0))
+        else:
+            self._go(replace(self.ui, filter="", search=""))
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        self._go(replace(self.ui, help=not self.ui.help, scroll=0))
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """The wheel moves as the arrows do."""
+        self.action_move(1)
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """The wheel moves as the arrows do."""
+        self.action_move(-1)
+
+    # --- search, filter, copy --------------------------------------------------------------------------------
+
+    def action_ask(self, what: str) -> None:
+        """Open the line in which words are typed."""
+        prompt = self.query_one(Input)
+        self._asked = what
+        prompt.value = self.ui.filter if what == "filter" else ""
+        prompt.placeholder = f"{what}: words, enter to {what}, esc to leave it"
+        prompt.display = True
+        prompt.focus()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """The words are complete."""
+        self._hide_prompt()
+        if self._asked == "filter":
+            self._go(replace(self.ui.at(0), filter=event.value))
+        else:
+            self.ui = replace(self.ui, search=event.value)
+            self.action_found(1, here=True)
+
+    def on_key(self, event: events.Key) -> None:
+        """Escape leaves the line."""
+        if event.key == "escape" and self.query_one(Input).display:
+            self._hide_prompt()
+            event.stop()
+            event.prevent_default()
+
+    def _hide_prompt(self) -> None:
+        self.query_one(Input).display = False
+        self.query_one(Screenful).focus()
+
+    def action_found(self, step: int, here: bool = False) -> None:
+        """Select the next row that has the words searched for; around the end to the beginning."""
+        rows, wanted = self._rows(), self.ui.search
+        if not wanted:
+            self._say("nothing is searched for: / asks for words")
+            return
+        start = min(self.ui.cursor, max(0, len(rows) - 1)) + (0 if here else step)
+        for offset in range(len(rows)):
+            index = (start + offset * step) % len(rows)
+            if matches(rows[index], wanted):
+                self._go(self.ui.at(index))
+                return
+        self._say(f"no row of this view has {wanted!r}")
+
+    def action_copy(self) -> None:
+        """Copy the selected row, or what the view shows, to the terminal's clipboard."""
+        frame, ui = self._frame, self.ui
+        if frame is None:
+            return
+        rows = self._rows()
+        if rows and not ui.detail and ui.view not in ("overview", "queues"):
+            told, text = "the row", rows[min(ui.cursor, len(rows) - 1)]
+        else:
+            told, text = "the page", plain(body(frame, ui, self.size.width, self.size.height - CHROME_LINES))
+        self.copy_to_clipboard(text)
+        self._say(f"copied {told}: {len(text)} characters, by OSC 52")
+
+    # --- time and faults -------------------------------------------------------------------------------------
+
+    def _steer(self, act: str, *args: object) -> None:
+        """Tell the source; what it cannot do it says why."""
+        try:
+            with self._lock:
+                getattr(self.source, act)(*args)
+        except (ValueError, OSError, RpcError) as error:
+            self._say(str(error))
+            return
+        self.ui = replace(self.ui, message="")
+        self._refresh_frame()
+
+    def action_pause(self) -> None:
+        """Pause, or go on."""
+        self._steer("toggle_pause")
+
+    def action_step(self, what: str) -> None:
+        """One event or one command."""
+        self._steer("step", what)
+
+    def action_slow(self, change: int) -> None:
+        """Slower or faster."""
+        self._steer("slow", change)
+
+    def action_travel(self, count: int) -> None:
+        """Back and forth in what was recorded."""
+        self._steer("travel", count)
+
+    def action_travel_to(self, end: str) -> None:
+        """To an end of what was recorded."""
+        self._steer("travel_to", end)
+
+    def action_arm(self) -> None:
+        """Arm or disarm the selected rule."""
+        frame = self._frame
+        if frame is None or view_of(frame, self.ui).name != "faults":
+            return
+        fault = selected_fault(frame, self.ui)
+        if fault is None:
+            self._say("there are no fault rules")
+            return
+        self._steer("arm", fault.rule, not fault.armed)
+
