@@ -4,8 +4,10 @@ A guest's doorbell write is then a store and costs no message; the device looks 
 What that loses: a value that is overwritten before the next look, the order of stores to different doorbells,
 and a store of the value that is already there. With `--doorbells trapped` every write is seen.
 
-A doorbell's word is 0 before its queue exists: the host cannot ring it, and the first tail that it rings
-is not 0. So words are cleared as soon as their queue is gone.
+A doorbell's word must be 0 when its queue comes into being: a host rings it only afterwards. Words are cleared
+when their queue goes, and again before anything can create one, because hosts do ring doorbells of queues
+that a reset has taken from them (Linux does after a subsystem reset), and such a word would be taken
+for the tail of the next queue.
 
 The watch is adaptive: without a pause for SPIN_NS after a change, then with pauses of a quarter of the time
 since, at most PAUSE_MAX_NS. An idle device costs a few hundred looks a second.
@@ -27,6 +29,7 @@ SPIN_NS = 200_000
 PAUSE_MAX_NS = 4_000_000
 
 _AT = int(Reg.DOORBELLS)
+_NOUGHT = bytes(4)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -88,6 +91,18 @@ class DoorbellPage:
             return self._looked_ns
         return self._looked_ns + min(idle_ns >> 2, PAUSE_MAX_NS)
 
+    def clear_unused(self) -> None:
+        """Clear the words of queues that do not exist; called before something may create some."""
+        image = bytearray(self._view)
+        for index in self._known:
+            image[index * self._stride : index * self._stride + 4] = _NOUGHT
+        if not image.strip(b"\0"):
+            return
+        for place, word in enumerate(memoryview(image).cast("I")):
+            if word:
+                self._words[place] = 0
+                self._seen[4 * place : 4 * place + 4] = _NOUGHT
+
     def refresh(self) -> None:
         """Follow the queues that were created and deleted since the last call."""
         rings = self._controller.rings
@@ -109,7 +124,7 @@ class DoorbellPage:
             return
         if replaced and self._view[at : at + 4] != self._seen[at : at + 4]:
             # Deleted, created and rung between two looks: the word is the new queue's.
-            self._seen[at : at + 4] = bytes(4)
+            self._seen[at : at + 4] = _NOUGHT
             return
         self._words[at // 4] = 0
-        self._seen[at : at + 4] = bytes(4)
+        self._seen[at : at + 4] = _NOUGHT

@@ -168,9 +168,14 @@ class VfioUserFunction:
             if len(data) == 4:
                 self._note(offset, int.from_bytes(data, "little"))
         else:
-            if offset <= Reg.NSSR and offset + len(data) > Reg.CC:
+            starts_or_ends = offset <= Reg.NSSR and offset + len(data) > Reg.CC
+            if starts_or_ends:
                 self._abandon()
+                if self.page is not None:
+                    self.page.clear_unused()
             self.controller.mmio_write(offset, len(data), int.from_bytes(data, "little"))
+            if starts_or_ends and self.page is not None:
+                self.page.refresh()
             self._work_due = True
 
     def _note(self, offset: int, value: int) -> None:
@@ -339,6 +344,9 @@ class VfioUserFunction:
             now = self._clock()
             if page is not None:
                 page.scan(now, self._ring)
+                admin = controller.rings.sqs.get(0)
+                if admin is not None and admin.head != admin.tail:
+                    page.clear_unused()  # one of these commands may create a queue
             if self.maps.copied:
                 self._copied_step(now)
             else:

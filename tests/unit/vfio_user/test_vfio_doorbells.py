@@ -10,7 +10,7 @@ import pytest
 from vfioclient import Clock, GuestMemory, NvmeHost, Rig
 
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
-from nvme_emu.spec.registers import doorbell_offset
+from nvme_emu.spec.registers import NSSR_MAGIC, Reg, doorbell_offset
 from nvme_emu.spec.vfio_user import REGION_INFO, Command
 from nvme_emu.transports.vfio_user.doorbells import PAUSE_MAX_NS, SPIN_NS
 
@@ -83,6 +83,29 @@ def test_words_of_queues_that_do_not_exist_are_not_looked_at(host: NvmeHost) -> 
     host.ring(doorbell_offset(2, True), 5)
     host.client.rig.turn(5)
     assert host.admin.run(AdminOpcode.IDENTIFY, 0, host.memory.pages(), 0, 1) == (0, 0)
+
+
+def test_words_rung_while_there_was_no_queue_are_not_the_next_queues_tail(host: NvmeHost) -> None:
+    """A host whose queues were taken away rings on: Linux does after a subsystem reset."""
+    rig = host.client.rig
+    host.create_io()
+    host.write32(Reg.NSSR, NSSR_MAGIC)
+    fetched = rig.controller.counters.fetched
+    for qid in (0, 1):
+        for is_cq in (False, True):
+            host.ring(doorbell_offset(qid, is_cq), 7)
+    rig.pass_time(PAUSE_MAX_NS)
+    rig.turn(5)
+    host.write32(Reg.CC, 0)
+    host.enable()
+    rig.pass_time(PAUSE_MAX_NS)
+    rig.turn(5)
+    assert rig.controller.counters.fetched == fetched, "the new admin queue is empty"
+    io = host.create_io()
+    rig.pass_time(PAUSE_MAX_NS)
+    rig.turn(5)
+    assert rig.controller.counters.fetched == fetched + 2
+    assert io.run(NvmOpcode.READ, 1, host.memory.pages(), 0, 0, 0, 7) == (0, 0)
 
 
 def test_looks_become_rarer_while_nothing_happens_and_frequent_again(host: NvmeHost, clock: Clock) -> None:
