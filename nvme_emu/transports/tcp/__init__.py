@@ -1,0 +1,15 @@
+"""NVMe over TCP: the target that hosts connect to, and the initiator that connects to targets."""
+
+from __future__ import annotations
+
+from nvme_emu.transports.tcp.session import TargetOptions, TargetSession
+from nvme_emu.transports.tcp.target import DEFAULT_PORT, TcpServer, TcpServerConfig, parse_address
+
+__all__ = [
+    "DEFAULT_PORT",
+    "TargetOptions",
+    "TargetSession",
+    "TcpServer",
+    "TcpServerConfig",
+    "parse_address",
+]
