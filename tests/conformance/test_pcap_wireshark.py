@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from nvme_emu.spec.tcp import (
     RESP_SIZE,
     PduType,
 )
+
+pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="Wireshark's tshark is not installed")
 
 IN_CAPSULE = 0x01 << 56  # SGL descriptor: offset in the capsule
 TRANSPORT = 0x5A << 56  # SGL descriptor: transport data block
