@@ -236,9 +236,13 @@ class QueuePair(PairState):
             addr = region.base
         pages = page_addresses(addr, rq.nbytes, PAGE_SIZE)
         needed = list_pages_needed(len(pages) - 1, PAGE_SIZE)
-        lists = tuple(self._pool.alloc() for _ in range(needed))
-        if lists:
-            self._lists[tag] = lists
+        if needed == 1 and self.outstanding == 1 and self._list_addr:
+            # Alone on the queue: the next one that needs a list is not, until this one has ended.
+            lists: tuple[int, ...] = (self._list_addr,)
+        else:
+            lists = tuple(self._pool.alloc() for _ in range(needed))
+            if lists:
+                self._lists[tag] = lists
         views = [np.frombuffer(self._ring_view(a, PAGE_SIZE), np.uint64) for a in lists]
         return write_prp_lists(pages, lists, views, PAGE_SIZE)
 

@@ -1,0 +1,179 @@
+"""A caller whose commands the compiled core takes from end to end sees and leaves what any other caller does.
+
+The same calls go to two machines: one with the lane (`_core/lane.c`), one whose driver and controller do
+everything in Python. Results, errors, the rings, the medium, the identifiers and the counters must be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nvme_emu
+from nvme_emu._core import COMPILED
+from nvme_emu.core.trace import PostCqe
+from nvme_emu.driver import queue_pair
+from nvme_emu.driver.batch import BATCH_MIN
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="the extension is not there: there is one gait less")
+
+SIZE = 1 << 20
+BLOCKS = SIZE // 512
+
+Call = tuple[Any, ...]
+
+nlbs = st.sampled_from([1, 2, 3, 8, 9, 16, 17, 64, 256])
+places = st.integers(-1, BLOCKS + 1)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Call:
+    nlb = draw(st.sampled_from([1, 2, 4, 8, 16, 24]))
+    count = draw(st.integers(BATCH_MIN, 80))
+    slbas = np.random.default_rng(draw(st.integers(0, 999))).integers(0, BLOCKS - nlb + 1, count)
+    if draw(st.booleans()):
+        slbas = slbas // nlb * nlb
+    if draw(st.integers(0, 9)) == 0:
+        slbas[draw(st.integers(0, count - 1))] = draw(st.sampled_from([-1, BLOCKS - nlb + 1, 1 << 62]))
+    return draw(st.sampled_from(["read_many", "write_many"])), slbas, nlb, draw(st.integers(0, 255))
+
+
+calls = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), places, nlbs),
+        st.tuples(st.just("write"), places, nlbs, st.integers(0, 255), st.booleans()),
+        st.tuples(st.just("compare"), places, nlbs, st.integers(0, 255)),
+        st.tuples(st.just("flush")),
+        batches(),
+    ),
+    max_size=12,
+)
+
+
+def _pattern(nbytes: int, seed: int) -> np.ndarray:
+    return (np.arange(nbytes) * 7 + seed + np.arange(nbytes) // 512).astype(np.uint8)
+
+
+def _do(ssd: nvme_emu.Machine, call: Call) -> object:
+    ns = ssd.namespaces[1]
+    kind, *rest = call
+    try:
+        if kind == "read":
+            return ns.read(*rest).tobytes()
+        if kind == "write":
+            slba, nlb, seed, fua = rest
+            return ns.write(slba, _pattern(nlb * 512, seed), fua=fua)
+        if kind == "compare":
+            slba, nlb, seed = rest
+            return ns.compare(slba, _pattern(nlb * 512, seed))
+        if kind == "read_many":
+            return ns.read_many(rest[0], rest[1]).tobytes()
+        if kind == "write_many":
+            slbas, nlb, seed = rest
+            return ns.write_many(slbas, _pattern(len(slbas) * nlb * 512, seed), nlb)
+        return ns.flush()
+    except (ValueError, nvme_emu.NvmeError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _outcome(depth: int, todo: list[Call], prepare: Callable[[nvme_emu.Machine], object]) -> list[object]:
+    with nvme_emu.open(size=SIZE, depth=depth) as ssd:
+        prepare(ssd)
+        results = [_do(ssd, call) for call in todo]
+        pair = ssd.driver.paths[0].pair
+        sq, cq = ssd.controller.rings.sqs[1], ssd.controller.rings.cqs[1]
+        return [
+            results,
+            ssd.media[0].array.tobytes(),  # type: ignore[union-attr]
+            pair.sq_view.tobytes(),
+            pair.cq_view.tobytes(),
+            (pair.tail, pair.rung_tail, pair.head, pair.phase, pair.sqhd, pair.outstanding),
+            (sq.head, sq.tail, cq.head, cq.tail, cq.phase, cq.free),
+            (pair.tags.free, pair.tags.cid, pair.inflight),
+            ssd.controller.counters.as_dict(),
+            ssd.controller.error_log.page(),
+            ssd.memory._next_base,
+            ssd.controller.interrupts.raised,
+        ]
+
+
+def _in_python(ssd: nvme_emu.Machine) -> None:
+    ssd.controller.compiled = False
+    for path in ssd.driver.paths:
+        path.exchange = path.exchange_many = None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 40), calls)
+def test_lane_leaves_what_the_python_path_leaves(depth: int, todo: list[Call]) -> None:
+    lane = _outcome(depth, todo, lambda _ssd: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue_pair, "COMPILED", False)
+        python = _outcome(depth, todo, _in_python)
+    for one, other in zip(lane, python, strict=True):
+        assert one == other
+
+
+def _taken(ssd: nvme_emu.Machine, do: Callable[[], object]) -> bool:
+    """Whether the lane did it: the ordinary way asks the transport."""
+    rung: list[int] = []
+    port = ssd.port
+    ssd.driver.paths[0].pair._port = type(
+        "Spy", (), {"__getattr__": lambda _s, name: rung.append(1) or getattr(port, name)}
+    )()
+    try:
+        do()
+    finally:
+        ssd.driver.paths[0].pair._port = port
+    return not rung
+
+
+def test_lane_is_taken_by_plain_commands_on_an_idle_machine() -> None:
+    with nvme_emu.open(size=SIZE) as ssd:
+        ns = ssd.namespaces[1]
+        assert _taken(ssd, lambda: ns.read(0, 8))
+        assert _taken(ssd, lambda: ns.write(0, bytes(4096)))
+        assert _taken(ssd, lambda: ns.read(0, 256))
+        assert _taken(ssd, lambda: ns.read_many(np.arange(40), 1))
+        assert not _taken(ssd, lambda: ns.write(0, bytes(4096), fua=True))
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        lambda ssd: ssd.trace.add_sink(lambda _event: None),
+        lambda ssd: setattr(ssd.controller, "faults", object()),
+        lambda ssd: setattr(ssd.controller.namespaces[1], "view", None),
+        lambda ssd: ssd.port.connect_irq(1, ssd.driver.paths[0].interrupt.__func__.__get__(ssd.driver.paths[0])),
+        lambda ssd: ssd.port.lock.acquire(),
+        lambda ssd: ssd.driver.paths[0].ring_lock.acquire(),
+    ],
+    ids=["trace", "faults", "medium", "handler", "device lock", "ring lock"],
+)
+def test_lane_is_left_when_something_is_in_the_way(why: Callable[[nvme_emu.Machine], object]) -> None:
+    with nvme_emu.open(size=SIZE) as ssd:
+        ns = ssd.namespaces[1]
+        ns.write(8, b"x" * 4096)
+        why(ssd)
+        read: list[bytes] = []
+        assert not _taken(ssd, lambda: read.append(ns.read(8, 8).tobytes()))
+        assert not _taken(ssd, lambda: read.append(ns.read_many(np.full(30, 8), 8).tobytes()))
+        assert read == [b"x" * 4096, b"x" * 4096 * 30]
+        for lock in (ssd.port.lock, ssd.driver.paths[0].ring_lock):
+            if lock.held():
+                lock.release()
+
+
+def test_traced_commands_are_the_same_events_as_ever() -> None:
+    with nvme_emu.open(size=SIZE) as ssd:
+        events: list[Any] = []
+        ssd.trace.add_sink(events.append)
+        ssd.namespaces[1].read(0, 8)
+        ssd.trace.remove_sink(events.append)
+        ssd.namespaces[1].read(0, 8)
+    assert sum(isinstance(event, PostCqe) for event in events) == 1
