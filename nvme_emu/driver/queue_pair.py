@@ -37,8 +37,8 @@ __all__ = ["BOUNCE_BYTES", "BOUNCE_PAGES", "PAGE_SIZE", "QueueContext", "QueuePa
 PAGE_SIZE = 4096
 BOUNCE_PAGES = 2
 BOUNCE_BYTES = BOUNCE_PAGES * PAGE_SIZE
-# Where the command identifier and the status word are in a completion seen as 16-bit words.
-CID_HALF, STATUS_HALF = 6, 7
+# Where the submission queue head, the command identifier and the status word are in a completion seen as 16-bit words.
+SQHD_HALF, CID_HALF, STATUS_HALF = 4, 6, 7
 
 
 class QueueContext(NamedTuple):
@@ -360,6 +360,8 @@ class QueuePair(PairState):
             free.append(tag)
         self.outstanding -= count
         self._batched -= count
+        if count:
+            self.sqhd = int(rows[count - 1, SQHD_HALF])
         self.head += count
         if self.head == self.depth:
             self.head = 0
