@@ -71,6 +71,7 @@ class TopApp(App[None]):
     Input { dock: bottom; height: 1; border: none; padding: 0 1; background: #2b3152; display: none; }
     Input:focus { border: none; }
     """
+    TITLE = "nvme-emu top"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(str(n), f"view({n})", show=False) for n in range(1, 10)),

@@ -32,12 +32,12 @@ __all__ = [
     "beside",
     "crop",
     "fit",
+    "heat",
     "line",
     "pad",
     "panel",
     "plain",
     "rule",
-    "shade",
     "spark",
     "table",
     "window",
@@ -63,7 +63,7 @@ SELECTED: Final = "on #2b3152"
 
 _SPARKS: Final = " ▁▂▃▄▅▆▇█"
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
-_HEAT: Final = ("#1f2335", "#24365c", "#285a8c", "#2f8ea8", "#4fb58b", "#a3c25a", "#e8b04f", "#f4733f")
+_HEAT: Final = ("#2a2f4a", "#24365c", "#285a8c", "#2f8ea8", "#4fb58b", "#a3c25a", "#e8b04f", "#f4733f")
 
 
 def line(*parts: Cell) -> Text:
@@ -108,7 +108,8 @@ def panel(title: str, body: Sequence[Text], width: int, height: int, *, right: s
     for index in range(height - 2):
         content = fit(body[index], inner) if index < len(body) else Text(" " * inner, end="")
         lines.append(Text.assemble(("│ ", BORDER), content, (" │", BORDER), no_wrap=True, end=""))
-    lines.append(Text("╰" + "─" * (width - 2) + "╯", BORDER, end=""))
+    # A piece with a style, not a text with one: rich leaves out the style of a text that has no pieces.
+    lines.append(line(("╰" + "─" * (width - 2) + "╯", BORDER)))
     return lines
 
 
@@ -141,9 +142,11 @@ def spark(values: Sequence[float], width: int, style: str) -> Text:
     return Text(" " * (width - len(marks)) + marks, style, end="")
 
 
-def shade(fraction: float) -> str:
-    """The colour of a heat between 0 and 1."""
-    return _HEAT[0] if fraction <= 0 else _HEAT[1 + min(6, int(fraction * 7))]
+def heat(fraction: float) -> tuple[str, str]:
+    """One cell of a heat between 0 and 1: denser and warmer, so that it is read without colours too."""
+    if fraction <= 0:
+        return "·", _HEAT[0]
+    return "░░▒▒▓▓█"[min(6, int(fraction * 7))], _HEAT[1 + min(6, int(fraction * 7))]
 
 
 @dataclass(frozen=True, slots=True)

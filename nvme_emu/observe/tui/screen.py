@@ -36,7 +36,7 @@ WIDTH_MIN, HEIGHT_MIN = 64, 18
 _MODES = {
     "running": ("▶ running", GOOD),
     "slow": ("▷ slow", WARN),
-    "paused": ("⏸ paused", WARN),
+    "paused": ("‖ paused", WARN),
     "past": ("◀ the past", VIOLET),
     "replay": ("◀▶ replay", VIOLET),
     "ended": ("■ ended", DIM),
@@ -150,14 +150,15 @@ def _head(frame: Frame, width: int) -> Text:
 
 def _tabs(frame: Frame, ui: Ui, width: int) -> Text:
     views, current = views_of(frame), view_of(frame, ui)
-    gap = " " if sum(len(view.name) + 4 for view in views) <= width else ""
+    wide = sum(len(view.name) + 4 for view in views) <= width
+    gap = " " if wide else ""
     text = Text(end="")
     for key, view in enumerate(views, 1):
         if view is current:
-            text.append(f" {key}{gap}{view.name} ", f"bold #16161e on {ACCENT}")
+            text.append(f" {key}{gap}{view.name}{gap}", f"bold #16161e on {ACCENT}")
         else:
             text.append(f" {key}{gap}", ACCENT)
-            text.append(f"{view.name} ", DIM)
+            text.append(f"{view.name}{gap}", DIM)
     right = ""
     if ui.filter:
         right = f"filter: {ui.filter} "
@@ -173,10 +174,13 @@ def _foot(frame: Frame, ui: Ui, width: int) -> Text:
     if ui.message:
         return fit(line((f" {ui.message}", WARN)), width)
     text = Text(" ", end="")
-    for key, told, control in _KEYS if width >= 80 else _KEYS[:4] + _KEYS[8:]:
+    wide = width >= 100
+    for key, told, control in _KEYS:
+        if (key in ("c", "f") and width < 80) or (key == "c" and not wide):
+            continue
         barred = control is not None and control in frame.play.barred
         text.append(key, BORDER if barred else f"bold {ACCENT}")
-        text.append(f" {told}  ", f"strike {BORDER}" if barred else DIM)
+        text.append(f" {told}{'  ' if wide else ' '}", f"strike {BORDER}" if barred else DIM)
     return fit(text, width)
 
 

@@ -91,7 +91,8 @@ def _words(event: Any, qid: int | None) -> str:
     fields = event._asdict()
     fields.pop("ts_ns")
     if "what" in fields and "args" in fields:
-        return f"{fields['what'].removeprefix('sched_')} {' '.join(map(str, fields['args']))}"
+        what = fields["what"].removeprefix("sched_").removeprefix("kthread_work_")
+        return f"{what} {' '.join(map(str, fields['args']))}"
     parts: list[str] = []
     if "opcode" in fields and "detail" not in fields:
         parts.append(opcode_name(fields.pop("opcode"), qid == 0))

@@ -43,21 +43,21 @@ _STYLES = {
 
 _UNDER_WAY = (
     Column("qid", 3, True, DIM),
-    Column("cid", 5, True, BRIGHT),
-    Column("request", 8, True, DIM),
-    Column("command", 14),
-    Column("blocks", 17),
-    Column("age", 8, True, BRIGHT),
-    Column("due in", 8, True),
+    Column("cid", 4, True, BRIGHT),
+    Column("request", 7, True, DIM),
+    Column("command", 12),
+    Column("blocks", 13),
+    Column("age", 7, True, BRIGHT),
+    Column("due in", 7, True),
     Column("stage", 0),
 )
 _ENDED = (
     Column("qid", 3, True, DIM),
-    Column("cid", 5, True),
-    Column("request", 8, True, DIM),
-    Column("command", 14),
-    Column("blocks", 17),
-    Column("took", 8, True, BRIGHT),
+    Column("cid", 4, True),
+    Column("request", 7, True, DIM),
+    Column("command", 12),
+    Column("blocks", 13),
+    Column("took", 7, True, BRIGHT),
     Column("status", 0),
 )
 

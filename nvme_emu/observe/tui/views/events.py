@@ -42,11 +42,11 @@ _STYLES = {
 }
 
 _COLUMNS = (
-    Column("number", 8, True, DIM),
-    Column("time", 19, True, BRIGHT),
-    Column("since last", 10, True, DIM),
-    Column("event", 16),
-    Column("queue", 5, True, DIM),
+    Column("number", 7, True, DIM),
+    Column("time in s", 15, True, BRIGHT),
+    Column("+ ns", 8, True, DIM),
+    Column("event", 11),
+    Column("q", 2, True, DIM),
     Column("what", 0),
 )
 
@@ -74,7 +74,7 @@ def _draw(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
         since = "" if before is None else f"{event.ts_ns - before.ts_ns:+,}".replace(",", " ")
         return [
             str(event.number),
-            words.clock(event.ts_ns),
+            words.clock(event.ts_ns)[:-2],
             since,
             (event.name.removeprefix("nvme_"), event_style(event.name)),
             "" if event.qid is None else str(event.qid),
@@ -83,7 +83,7 @@ def _draw(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
 
     title = f"trace: the newest {len(items)} events"
     return [
-        rule(title, width, right="ns between neighbours"),
+        rule(title, width, right="+ ns: since the event below"),
         *table(
             _COLUMNS,
             len(items),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from nvme_emu.observe.state import LatencyState
 from nvme_emu.observe.tui import words
 from nvme_emu.observe.tui.frame import Frame
 from nvme_emu.observe.tui.ink import (
@@ -21,10 +22,10 @@ from nvme_emu.observe.tui.ink import (
     WRITE,
     Lines,
     fit,
+    heat,
     line,
     pad,
     rule,
-    shade,
 )
 from nvme_emu.observe.tui.ui import Ui, View
 
@@ -47,23 +48,25 @@ def _draw(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
     if not kinds:
         return pad([*lines, line((_nothing(frame), DIM))], width, height)
     for kind, state in kinds:
-        marks = " ".join(
-            f"p{name} {words.duration(value)}" for name, value in state.percentiles.items() if name in _SHOWN
-        )
-        lines.append(
-            line(
-                (f"{kind:<6}", READ if kind == "read" else WRITE if kind == "write" else ACCENT),
-                (f"{words.rate(state.count):>7} ", DIM),
-                (f"mean {words.duration(state.mean_ns)}  {marks}  max {words.duration(state.max_ns)}", ""),
-            )
-        )
+        lines.append(_summary(kind, state, width))
     stages = _stages(frame, width)
     rows = height - len(lines) - len(stages) - 2
     lines += _maps(frame, width, max(3, rows))
     return pad([fit(text, width) for text in [*lines, *stages]], width, height)
 
 
-_SHOWN = ("50", "90", "99", "99.9")
+def _summary(kind: str, state: LatencyState, width: int) -> Text:
+    """One kind in a line: as many percentiles as there is room for."""
+    shown = ("50", "99") if width < 100 else ("50", "90", "99", "99.9")
+    text = line(
+        (f"{kind:<6}", READ if kind == "read" else WRITE if kind == "write" else ACCENT),
+        (f"{words.rate(state.count):>7} ", DIM),
+    )
+    marks = [("mean", state.mean_ns), *((f"p{p}", state.percentiles[p]) for p in shown if p in state.percentiles)]
+    for name, value in [*marks, ("max", state.max_ns)]:
+        text.append(f" {name} ", DIM)
+        text.append(f"{words.duration(value):<7}", BRIGHT)
+    return text
 
 
 def _told(frame: Frame) -> str:
@@ -121,7 +124,7 @@ def _maps(frame: Frame, width: int, rows: int) -> Lines:
         text.append(" " * (heat_width - len(columns)))
         for column in columns:
             # The root lifts what is rare: an outlier is what a heat map is looked at for.
-            text.append("█", shade(math.sqrt(column[row] / brightest) if brightest else 0))
+            text.append(*heat(math.sqrt(column[row] / brightest) if brightest else 0))
         lines.append(text)
     return lines
 
@@ -161,9 +164,9 @@ def _stages(frame: Frame, width: int) -> Lines:
         text.append("█" * max(1, round(state.mean_ns / total * width)), _STAGE_STYLES.get(name, ACCENT))
     names = Text(end="")
     for name, state in stages.items():
-        names.append("■ ", _STAGE_STYLES.get(name, ACCENT))
+        names.append("■", _STAGE_STYLES.get(name, ACCENT))
         names.append(f"{name} ", DIM)
-        names.append(f"{words.duration(state.mean_ns)}  ", BRIGHT)
+        names.append(f"{words.duration(state.mean_ns).replace(' ', '')} ", BRIGHT)
     return [text, names]
 
 

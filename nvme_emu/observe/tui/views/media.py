@@ -20,10 +20,10 @@ from nvme_emu.observe.tui.ink import (
     Lines,
     bar,
     fit,
+    heat,
     line,
     pad,
     rule,
-    shade,
     table,
 )
 from nvme_emu.observe.tui.ui import Ui, View, selected
@@ -104,7 +104,7 @@ def _map(found: MapState, one: NamespaceState | None, frame: Frame, width: int, 
         )
     scale = line((" " * LABEL, DIM), ("never ", DIM))
     for step in range(8):
-        scale.append("■", shade(step / 7))
+        scale.append(*heat(step / 7))
     return [*lines, scale.append(" most", DIM)]
 
 
@@ -117,7 +117,7 @@ def _heat(name: str, style: str, counts: Sequence[int], rows: int, wide: int, nb
         if row and nbytes is not None:
             label = Text(f"{words.amount(nbytes * row // rows):>{LABEL - 2}}  ", DIM, end="")
         for count in merged[row * wide : (row + 1) * wide]:
-            label.append("■" if count else "·", shade(count / top if top else 0))
+            label.append(*heat(count / top if top else 0))
         lines.append(label)
     return lines
 

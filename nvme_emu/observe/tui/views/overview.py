@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from nvme_emu.observe.state import RegisterState, SmartState
+from nvme_emu.observe.state import FieldState, RegisterState, SmartState
 from nvme_emu.observe.tui import words
 from nvme_emu.observe.tui.decoded import decoded_lines
 from nvme_emu.observe.tui.frame import Frame
@@ -128,27 +128,43 @@ def _registers(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
     ctrl = frame.controller
     if ctrl is None:
         return [line(("a trace tells nothing of the registers", DIM))]
-    blocks = [_register(reg, width) for reg in ctrl.registers]
-    spare = height - len(blocks)
+    blocks = [(reg, _packed(reg, width)) for reg in ctrl.registers]
+    spare = height - len(blocks) - sum(len(fields) for _, fields in blocks)
     lines: Lines = []
-    for index, (head, fields) in enumerate(blocks):
+    for index, (reg, fields) in enumerate(blocks):
+        # Where there is room each field has a line with its words; where there is not even room for all
+        # fields in short, the last registers go without.
+        told = _spelt(reg)
+        if len(told) - len(fields) <= spare:
+            spare -= len(told) - len(fields)
+            fields = told
+        head = fit(_register_head(reg), width)
         if index == ui.cursor:
-            head = fit(head, width)
             head.stylize(SELECTED)
-        lines.append(head)
-        # The first registers say the most; their fields get the room that there is.
-        take = fields[: max(0, spare)]
-        lines += take
-        spare -= len(take)
+        left = height - len(lines) - (len(blocks) - index)
+        lines += [head, *fields[: max(0, left)]]
     return lines
 
 
-def _register(reg: RegisterState, width: int) -> tuple[Text, Lines]:
+def _register_head(reg: RegisterState) -> Text:
     digits = f"{reg.value:0{reg.size * 2}x}"
     grouped = "_".join(digits[i : i + 4] for i in range(0, len(digits), 4))
-    head = line((f"{reg.name:<5}", ACCENT), (grouped, BRIGHT), "  ", (reg.words, DIM))
-    shown = [field for field in reg.fields if field.value or len(reg.fields) < 8]
-    return head, wrap_pairs(((field.name, str(field.value)) for field in shown), width, indent=5)
+    return line((f"{reg.name:<5}", ACCENT), (grouped, BRIGHT), "  ", (reg.words, DIM))
+
+
+def _shown(reg: RegisterState) -> list[FieldState]:
+    """The fields worth a place: all of a small register, else those that are not zero."""
+    return [field for field in reg.fields if field.value or len(reg.fields) < 8]
+
+
+def _packed(reg: RegisterState, width: int) -> Lines:
+    return wrap_pairs(((field.name, str(field.value)) for field in _shown(reg)), width, indent=5)
+
+
+def _spelt(reg: RegisterState) -> Lines:
+    return [
+        line((f"     {field.name:<8}", DIM), (f"{field.value:>6}  ", BRIGHT), field.words) for field in _shown(reg)
+    ]
 
 
 def _detail(frame: Frame, ui: Ui, width: int) -> Lines:

@@ -190,8 +190,9 @@ def _whole(ring: Ring, width: int) -> Text:
     if isinstance(ring, SqState) and ring.host_tail is not None:
         for index in range((ring.host_tail - ring.tail) % size):
             marks[(ring.tail + index) % size * cells // size] = ("━", VIOLET)
-    marks[ring.tail % size * cells // size] = ("T", BRIGHT)
-    marks[ring.head % size * cells // size] = ("H", ACCENT)
+    head, tail = ring.head % size * cells // size, ring.tail % size * cells // size
+    marks[tail] = ("T", BRIGHT)
+    marks[head] = ("=", BRIGHT) if head == tail else ("H", ACCENT)
     return line((f"{'ring':<{LABEL}}", DIM), *marks)
 
 
@@ -217,7 +218,7 @@ def _slots(ring: Ring, ui: Ui, width: int, rows: int) -> Lines:
 
 def _mark(index: int, ring: Ring) -> tuple[str, str]:
     if index == ring.head:
-        return "H", ACCENT
+        return ("=", BRIGHT) if ring.head == ring.tail else ("H", ACCENT)
     return ("T", BRIGHT) if index == ring.tail else (" ", DIM)
 
 
@@ -241,7 +242,7 @@ def _legend(ring: Ring) -> Text:
             (" in flight", READ),
             ("  old", DIM),
         )
-    return line((" " * LABEL, DIM), *told, ("   H head  T tail   ←→ choose, ⏎ open", DIM))
+    return line((" " * LABEL, DIM), *told, ("   H head  T tail  = both   ←→ choose, ⏎ open", DIM))
 
 
 # --- one entry ----------------------------------------------------------------------------------------------

@@ -32,15 +32,15 @@ __all__ = ["WORKERS"]
 _STATES = {"running": GOOD, "idle": DIM, "frozen": VIOLET, "parked": VIOLET, "stopped": BAD, "no thread": BAD}
 
 _COLUMNS = (
-    Column("worker", 12, False, ACCENT),
-    Column("pid", 7, True, DIM),
-    Column("state", 9),
+    Column("worker", 10, False, ACCENT),
+    Column("pid", 6, True, DIM),
+    Column("state", 8),
     Column("current_work", 0, False, BRIGHT),
-    Column("for", 8, True),
+    Column("for", 7, True),
     Column("list", 4, True, WARN),
     Column("delay", 5, True, WARN),
-    Column("runs", 8, True),
-    Column("busy", 8, True, BRIGHT),
+    Column("runs", 6, True),
+    Column("busy", 7, True, BRIGHT),
 )
 
 
