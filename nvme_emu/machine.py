@@ -45,7 +45,8 @@ class MachineConfig:
     without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
     "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
     ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
-    equally. ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class``
+    equally. ``worker`` is one of ``driver.device.WORKER_STYLES``; with "poll" who waits looks for ``poll_ns`` before it
+    sleeps. ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class``
     is who drives the device: a subclass of NvmeDriver, to test or compare one's own.
     """
 
@@ -59,6 +60,7 @@ class MachineConfig:
     queues: int = 1
     depth: int = 1024
     worker: str = "pump"
+    poll_ns: int = 50_000
     namespaces: int = 1
     cpus: int = 2
     scheduler: Any = None
@@ -94,6 +96,7 @@ class MachineConfig:
         return DriverConfig(
             mode=self.mode,
             worker=self.worker,
+            poll_ns=self.poll_ns,
             queues=self.queues,
             depth=self.depth,
             poison=self.poison,
@@ -215,13 +218,16 @@ def open(target: str | Path | None = None, **options: Any) -> Machine:
     """Make an SSD and attach to it.
 
     ``target`` is the path of an image file (the same as ``image=``); without one the SSD lives in memory.
-    The options are the fields of :class:`MachineConfig`. Raises ValueError or TypeError for a wrong option,
+    The options are the fields of :class:`MachineConfig`. A URL ``nvme-tcp://HOST:PORT/NQN`` attaches to a device
+    elsewhere; the options are then those of :class:`~nvme_emu.machine_remote.RemoteConfig`. Raises ValueError or TypeError for a wrong option,
     MediaError for an image that cannot be used, NvmeError if the device does not come up.
     """
     if target is not None:
         if options.get("image") is not None:
             raise ValueError(f"target {target!r} and image={options['image']!r} both name an image: give one")
         if "://" in str(target):
-            raise ValueError(f"target {target!r}: only the path of an image file can be opened")
+            from nvme_emu.machine_remote import RemoteConfig, RemoteMachine
+
+            return RemoteMachine(RemoteConfig(url=str(target), **options))
         options["image"] = target
     return Machine(MachineConfig(**options))

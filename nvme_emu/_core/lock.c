@@ -1,10 +1,34 @@
-/* A recursive lock whose state C can see: `count` is 0 while nobody holds it.
+/* Waiting: by polling a flag, and a recursive lock whose state C can see: `count` is 0 while nobody holds it.
  *
  * The interpreter lock guards its fields; only who has to wait sleeps, on `gate`, which is locked except between
  * a release that found waiters and the waiter that it wakes.
  */
 
 #include "native.h"
+
+#include <sched.h>
+#include <time.h>
+
+static long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+PyObject *poll_flag(const char *flag, PyObject *ns)
+{
+    long long left = PyLong_AsLongLong(ns);
+    if (left == -1 && PyErr_Occurred())
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    long long end = now_ns() + left;
+    /* The processor may be the only one: whoever shall set the flag gets it. */
+    while (!__atomic_load_n(flag, __ATOMIC_ACQUIRE) && now_ns() < end)
+        sched_yield();
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(__atomic_load_n(flag, __ATOMIC_ACQUIRE));
+}
 
 static PyObject *lock_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {

@@ -15,7 +15,7 @@
 #include <structmember.h>
 
 /* Raised with each change of what Python sees of these structures: an older build is left alone. */
-#define NATIVE_LAYOUT 1
+#define NATIVE_LAYOUT 2
 
 /* Bytes that C uses, and what keeps them where they are.
  *
@@ -130,6 +130,7 @@ typedef struct {
     unsigned int qid, depth, tail, rung_tail, head, phase, sqhd, outstanding, batched;
     unsigned long long bounce_base, list_addr;
     struct held sq, cq, bounce, list;
+    char bell;
     PyObject *free, *cids, *inflight;
     /* The lane: what else has to be idle, set by open_lane and NULL without one. */
     DeviceObject *device;
@@ -160,6 +161,10 @@ struct cqe {
 
 _Static_assert(sizeof(struct sqe) == SQE_BYTES, "a submission queue entry has 64 bytes");
 _Static_assert(sizeof(struct cqe) == CQE_BYTES, "a completion queue entry has 16 bytes");
+
+/* (ns): wait until a flag is set, without the interpreter lock, so that others can come to an end; or until
+ * `ns` have passed. Gives the flag. */
+PyObject *poll_flag(const char *flag, PyObject *ns);
 
 /* The region that owns all of [addr, addr + length), or NULL. */
 struct region *memory_find(MemoryObject *memory, uint64_t addr, uint64_t length, int write);

@@ -141,6 +141,11 @@ static PyObject *pair_reap_plain(PairObject *self, PyObject *done)
     return PyLong_FromUnsignedLong(seen);
 }
 
+static PyObject *pair_poll(PairObject *self, PyObject *ns)
+{
+    return poll_flag(&self->bell, ns);
+}
+
 /* The type -------------------------------------------------------------------------------------------------- */
 
 static int pair_traverse(PairObject *self, visitproc visit, void *arg)
@@ -212,6 +217,7 @@ static PyMemberDef pair_members[] = {
     PAIR_UINT("qid", qid), PAIR_UINT("depth", depth), PAIR_UINT("tail", tail), PAIR_UINT("rung_tail", rung_tail),
     PAIR_UINT("head", head), PAIR_UINT("phase", phase), PAIR_UINT("sqhd", sqhd),
     PAIR_UINT("outstanding", outstanding), PAIR_UINT("_batched", batched),
+    {"bell", T_BOOL, offsetof(PairObject, bell), 0, NULL},
     {"_bounce_base", T_ULONGLONG, offsetof(PairObject, bounce_base), 0, NULL},
     {"_list_addr", T_ULONGLONG, offsetof(PairObject, list_addr), 0, NULL},
     {"_free", T_OBJECT_EX, offsetof(PairObject, free), 0, NULL},
@@ -223,6 +229,7 @@ static PyMemberDef pair_members[] = {
 static PyMethodDef pair_methods[] = {
     {"prepare_plain", (PyCFunction)pair_prepare_plain, METH_O, NULL},
     {"reap_plain", (PyCFunction)pair_reap_plain, METH_O, NULL},
+    {"poll", (PyCFunction)pair_poll, METH_O, NULL},
     {"open_lane", (PyCFunction)pair_open_lane, METH_VARARGS, NULL},
     {"exchange_plain", (PyCFunction)(void (*)(void))pair_exchange, METH_FASTCALL, NULL},
     {"exchange_many", (PyCFunction)(void (*)(void))pair_exchange_many, METH_FASTCALL, NULL},

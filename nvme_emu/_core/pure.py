@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,15 @@ __all__ = [
 ]
 
 _NO_VIEW = memoryview(b"")
+
+
+def _poll(flag: Callable[[], bool], ns: int) -> bool:
+    end_ns = time.perf_counter_ns() + ns
+    while not flag() and time.perf_counter_ns() < end_ns:
+        time.sleep(0)  # lets go of the interpreter, which the others need to come to an end
+    return flag()
+
+
 _serials = itertools.count(1)
 
 
@@ -192,13 +203,21 @@ class RequestState:
         self._callbacks: list[Any] | None = None
         self._path: Any = None
 
+    def poll(self, ns: int) -> bool:
+        """Wait until ``done`` is set or ``ns`` have passed; gives ``done``."""
+        return _poll(lambda: self.done, ns)
+
 
 class PairState:
-    """The host's side of a queue pair. ``_free`` and ``_cids`` are the lists of its ``tags``."""
+    """The host's side of a queue pair. ``_free`` and ``_cids`` are the lists of its ``tags``.
+
+    ``bell`` is for a worker that polls: who has something for it sets it.
+    """
 
     __slots__ = (
         "__dict__", "__weakref__", "_batched", "_bounce", "_bounce_base", "_cids", "_free", "_list_addr",
-        "_list_view", "cq_view", "depth", "head", "inflight", "outstanding", "phase", "qid", "rung_tail", "sq_view",
+        "_list_view", "bell", "cq_view", "depth",
+        "head", "inflight", "outstanding", "phase", "qid", "rung_tail", "sq_view",
         "sqhd", "tail",
     )  # fmt: skip
 
@@ -212,6 +231,7 @@ class PairState:
         self.sqhd: int = 0
         self.outstanding: int = 0
         self._batched: int = 0
+        self.bell: bool = False
         self._bounce_base: int = 0
         self._list_addr: int = 0
         self._free: list[int] = []
@@ -229,6 +249,10 @@ class PairState:
     def reap_plain(self, done: list[Any]) -> int:
         """``reap`` up to the first completion that is not of such a request; how many were taken."""
         return 0
+
+    def poll(self, ns: int) -> bool:
+        """Wait until ``bell`` is set or ``ns`` have passed; gives the bell."""
+        return _poll(lambda: self.bell, ns)
 
     def open_lane(
         self, device: Any, sq: Any, line: Any, raised: Any, masked: Any, handlers: Any, handler: Any, locks: Any

@@ -114,12 +114,23 @@ static PyMemberDef request_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyObject *request_poll(RequestObject *self, PyObject *ns)
+{
+    return poll_flag(&self->done, ns);
+}
+
+static PyMethodDef request_methods[] = {
+    {"poll", (PyCFunction)request_poll, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 PyTypeObject RequestType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "nvme_emu._core.RequestState",
     .tp_basicsize = sizeof(RequestObject),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_members = request_members,
+    .tp_methods = request_methods,
     .tp_traverse = (traverseproc)request_traverse,
     .tp_clear = (inquiry)request_clear,
     .tp_dealloc = (destructor)request_dealloc,

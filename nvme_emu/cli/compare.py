@@ -98,7 +98,7 @@ class Options:
     metavar="STYLE,…",
     default="pump,per-request",
     show_default=True,
-    help="Styles of the nvme1 worker.",
+    help="Styles of the nvme1 worker: pump, inline, poll, per-request.",
 )
 @click.option(
     "--rw", default="randread", show_default=True, help="randread, randwrite, read, write, rw or randrw."

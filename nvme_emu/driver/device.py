@@ -17,6 +17,7 @@ from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.memory import PagePool
 from nvme_emu.core.trace import NvmeAsyncEvent, NvmeState, TraceHub
 from nvme_emu.driver.admin import ADMIN_DEPTH, AdminQueue
+from nvme_emu.driver.handoff import InlinePumpPath, PollingPumpPath
 from nvme_emu.driver.host_model import HostModel
 from nvme_emu.driver.namespace import Namespace
 from nvme_emu.driver.queue_pair import PAGE_SIZE, QueueContext, QueuePair
@@ -46,13 +47,15 @@ if TYPE_CHECKING:
     from nvme_emu.core.ports import DevicePort
     from nvme_emu.driver.request import Request
 
-__all__ = ["DriverConfig", "NvmeDriver"]
+__all__ = ["WORKER_STYLES", "DriverConfig", "NvmeDriver"]
 
 ALL_ONES_32 = 0xFFFF_FFFF
 POLL_MS = 1
 SHUTDOWN_MS_MIN, SHUTDOWN_MS_MAX = 5_000, 60_000
 HOST_ABORTED = 0x371
 POOL_PAGES = 16_384
+POLL_NS_MAX = 1_000_000_000
+WORKER_STYLES = ("pump", "inline", "poll", "per-request")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +63,15 @@ class DriverConfig:
     """How the driver works: ValueError where a value is out of its range.
 
     ``mode`` "sync", "async", or "mixed": queue pairs of both kinds, of which each caller uses one (see
-    :meth:`NvmeDriver.use`). ``worker`` "pump" or "per-request" (async only); ``queues`` I/O queue
+    :meth:`NvmeDriver.use`). ``worker`` one of WORKER_STYLES (async only), ``poll_ns`` how long
+    "poll" looks before it sleeps; ``queues`` I/O queue
     pairs asked for, of each kind; ``depth`` entries of each (Linux: io_queue_depth, 2 … 4095 and no more than CAP.MQES
     allows); ``instance`` the number in the worker's name.
     """
 
     mode: str = "sync"
     worker: str = "pump"
+    poll_ns: int = 50_000
     queues: int = 1
     depth: int = 1024
     instance: int = 1
@@ -76,8 +81,10 @@ class DriverConfig:
     def __post_init__(self) -> None:
         if self.mode not in ("sync", "async", "mixed"):
             raise ValueError(f"mode={self.mode!r}: it is 'sync', 'async' or 'mixed'")
-        if self.worker not in ("pump", "per-request"):
-            raise ValueError(f"worker={self.worker!r}: it is 'pump' or 'per-request'")
+        if self.worker not in WORKER_STYLES:
+            raise ValueError(f"worker={self.worker!r}: it is one of {', '.join(map(repr, WORKER_STYLES))}")
+        if not 0 <= self.poll_ns <= POLL_NS_MAX:
+            raise ValueError(f"poll_ns={self.poll_ns}: 0 to {POLL_NS_MAX} ns")
         if not 1 <= self.queues <= 65_535:
             raise ValueError(f"queues={self.queues}: 1 to 65535 I/O queues")
         if not 2 <= self.depth <= 4095:
@@ -248,8 +255,10 @@ class NvmeDriver:
         # The worker knows its task once the thread has begun; from here on it has.
         kworker.kthread_flush_worker(worker)
         self.workers.append(worker)
-        path = PumpPath if config.worker == "pump" else PerRequestPath
-        return path(pair, context, self._timed_out, worker)
+        if config.worker == "poll":
+            return PollingPumpPath(pair, context, self._timed_out, worker, config.poll_ns)
+        styles = {"pump": PumpPath, "inline": InlinePumpPath, "per-request": PerRequestPath}
+        return styles[config.worker](pair, context, self._timed_out, worker)
 
     def rescan(self) -> None:
         """Read the list of active namespaces and make, keep or drop their objects."""

@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from nvme_emu.driver.host_model import HostModel
     from nvme_emu.driver.request import Request
 
-__all__ = ["BOUNCE_BYTES", "BOUNCE_PAGES", "PAGE_SIZE", "QueueContext", "QueuePair"]
+__all__ = ["ANSWERED", "BOUNCE_BYTES", "BOUNCE_PAGES", "DELAYED", "LOOK", "PAGE_SIZE", "QueueContext", "QueuePair"]
 
 PAGE_SIZE = 4096
 BOUNCE_PAGES = 2
 BOUNCE_BYTES = BOUNCE_PAGES * PAGE_SIZE
+# What `exchange` gives.
+DELAYED, ANSWERED, LOOK = range(3)
 # Where the submission queue head, the command identifier and the status word are in a completion seen as 16-bit words.
 SQHD_HALF, CID_HALF, STATUS_HALF = 4, 6, 7
 
@@ -246,10 +248,11 @@ class QueuePair(PairState):
         views = [np.frombuffer(self._ring_view(a, PAGE_SIZE), np.uint64) for a in lists]
         return write_prp_lists(pages, lists, views, PAGE_SIZE)
 
-    def exchange(self, rq: Request) -> bool:
+    def exchange(self, rq: Request) -> int:
         """``prepare``, ``commit`` and ``reap`` in one, for a caller alone on the queue with small data.
 
-        False if the device has not answered at once: the request is on its way, as after ``commit``. The
+        ANSWERED: the request has ended, but is not marked so for who waits. DELAYED: it is on its way, as after
+        ``commit``. LOOK: so it is, and something else is in the queue, of which no interrupt will tell. The
         caller holds what guards submission and reaping, the queue is idle, a tag is free and nobody traces.
         """
         tags = self.tags
@@ -259,8 +262,8 @@ class QueuePair(PairState):
         rq.cid = cid
         nbytes = rq.nbytes
         start = tag * BOUNCE_BYTES
-        prp1 = self._bounce_region.base + start
-        if rq.to_device:
+        prp1 = self._bounce_base + start if nbytes else 0
+        if nbytes and rq.to_device:
             self._bounce[start : start + nbytes] = rq.data  # type: ignore[assignment]
         self.inflight[tag] = rq
         self.outstanding = 1
@@ -275,11 +278,11 @@ class QueuePair(PairState):
         self.tail = self.rung_tail = tail
         port, qid = self._port, self.qid
         if not port.ring_sq_polled(qid, tail, qid):
-            return False
+            return DELAYED
         head = self.head
         dw0, _dw1, sqhd, _sqid, answered, status_p = CQE.unpack_from(self.cq_view, head * CQE_SIZE)
         if status_p & 1 != self.phase or answered != cid:
-            return False
+            return LOOK
         head += 1
         if head == self.depth:
             head = 0
@@ -287,7 +290,7 @@ class QueuePair(PairState):
         self.head = head
         self.sqhd = sqhd
         status = status_p >> 1
-        if not status and not rq.to_device:
+        if nbytes and not status and not rq.to_device:
             rq.data[:] = self._bounce[start : start + nbytes]  # type: ignore[index]
         rq.dw0 = dw0
         rq._status = status
@@ -297,7 +300,7 @@ class QueuePair(PairState):
         tags.cid[tag] = (cid + GENERATION) & 0xFFFF
         tags.free.append(tag)
         port.ring_cq(qid, head)
-        return True
+        return ANSWERED
 
     # Completion -------------------------------------------------------------------------------------
 

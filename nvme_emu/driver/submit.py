@@ -21,7 +21,7 @@ import kworker
 from nvme_emu._core import Lock
 from nvme_emu.core.trace import NvmeQueueRq, NvmeWakeRq
 from nvme_emu.driver.batch import BatchRequest
-from nvme_emu.driver.queue_pair import BOUNCE_BYTES
+from nvme_emu.driver.queue_pair import ANSWERED, BOUNCE_BYTES, DELAYED
 from nvme_emu.driver.request import Request
 
 if TYPE_CHECKING:
@@ -174,19 +174,19 @@ class SyncPath(SubmitPath):
             self.submit(rq)
             return
         rq._path = self
-        answered = False
+        answer = DELAYED
         with self.ring_lock:
             idle = self._reaping.acquire(False)
             if idle:
                 try:
                     idle = not pair.outstanding and bool(pair.tags.free)
                     if idle:
-                        answered = pair.exchange(rq)
+                        answer = pair.exchange(rq)
                 finally:
                     self._reaping.release()
         if not idle:
             self.submit(rq)
-        elif not answered or self._reap_again:
+        elif answer != ANSWERED or self._reap_again:
             # Delayed, or something else was in the queue: the ordinary way goes on from here.
             self.interrupt()
             self._await(rq)
@@ -373,28 +373,41 @@ class PumpPath(_WorkerPath):
         kworker.kthread_queue_work(self.worker, self._work)
 
     def _pump(self, _work: KthreadWork) -> None:
-        pair, requests, free = self.pair, self.requests, self.pair.tags.free
+        requests, free = self.requests, self.pair.tags.free
         for _ in range(PUMP_ROUNDS_MAX):
             if self._interrupted:
                 self._interrupted = False
-                for rq in pair.reap():
+                for rq in self._reap():
                     rq.finish()
             if requests and free:
-                while requests and free:
-                    rq = requests[0]
-                    if not isinstance(rq, BatchRequest):
-                        pair.prepare(rq)
-                    elif not pair.prepare_batch(rq):
-                        break
-                    requests.popleft()
-                pair.commit()
-            if self._interrupted:
+                self._issue()
+            if self._interrupted or self._linger():
                 continue
             self._active = False
             if not self._interrupted and not (requests and free):
                 return
             self._active = True
         kworker.kthread_queue_work(self.worker, self._work)
+
+
+    def _reap(self) -> list[Request]:
+        return self.pair.reap()
+
+    def _issue(self) -> None:
+        """Write what is on the list as far as there are tags, and ring once."""
+        pair, requests, free = self.pair, self.requests, self.pair.tags.free
+        while requests and free:
+            rq = requests[0]
+            if not isinstance(rq, BatchRequest):
+                pair.prepare(rq)
+            elif not pair.prepare_batch(rq):
+                break
+            requests.popleft()
+        pair.commit()
+
+    def _linger(self) -> bool:
+        """Whether more has come, for a style that waits a little before it ends."""
+        return False
 
 
 class RequestWork(kworker.KthreadWork):

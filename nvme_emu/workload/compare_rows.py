@@ -12,6 +12,7 @@ import kworker
 from nvme_emu.controller.profiles import DeviceProfile, load_profile
 from nvme_emu.core.units import format_bytes, parse_size
 from nvme_emu.driver import HostModel
+from nvme_emu.driver.device import WORKER_STYLES
 from nvme_emu.observe.stages import STAGES
 from nvme_emu.workload.report_capture import Picture
 
@@ -20,6 +21,7 @@ __all__ = ["RW_NAMES", "WORKERS", "CompareConfig", "Row", "RowSpec", "pictured",
 RW_NAMES = ("randread", "randwrite", "read", "write", "rw", "randrw")
 """fio's words; the mixed ones are half reads."""
 WORKERS = ("pump", "per-request")
+"""The styles that are compared unless others are asked for."""
 CLOCKS = ("virtual", "wall")
 IODEPTH_MAX = 1023
 IOS_VIRTUAL = 5_000
@@ -67,7 +69,7 @@ class CompareConfig:
         for name in ("profiles", "bs", "iodepth", "workers"):
             _check_list(name, getattr(self, name))
         for worker in self.workers:
-            _one_of("worker", worker, WORKERS)
+            _one_of("worker", worker, WORKER_STYLES)
         for depth in self.iodepth:
             _check_number("iodepth", depth, 1, IODEPTH_MAX)
         nbytes = parse_size(self.size)

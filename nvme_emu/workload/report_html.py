@@ -54,8 +54,8 @@ def _device(rows: Sequence[Row]) -> str:
     first = rows[0]
     title = f"{first.profile}, {format_bytes(first.bs)} {first.rw}"
     seen = {series_of(row) for row in rows}
-    roles = {"sync 1": "sync-1", "sync N": "sync-n", "pump": "pump", "per-request": "per-request"}
-    series = legend([(roles[key], words) for key, words in SERIES_WORDS.items() if key in seen])
+    roles = {"sync 1": "sync-1", "sync N": "sync-n"}
+    series = legend([(roles.get(key, key), words) for key, words in SERIES_WORDS.items() if key in seen])
     stages = legend([(stage, STAGE_WORDS[stage]) for stage in STAGES])
     figures = "".join(figure(f"{title}: {name}", chart_svg(name, rows)) for name in charts_of(rows))
     timed = timelines(f"{first.profile}-{first.bs}", title, courses_of(rows))

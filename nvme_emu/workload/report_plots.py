@@ -26,15 +26,31 @@ __all__ = ["CHARTS", "chart_svg", "charts_of", "courses_of", "figure_bytes"]
 
 COLUMNS = 3
 """Charts side by side on a sheet."""
-_SERIES_ROLE = {"sync 1": "sync-1", "sync N": "sync-n", "pump": "pump", "per-request": "per-request"}
+_SERIES_ROLE = {
+    "sync 1": "sync-1",
+    "sync N": "sync-n",
+    "pump": "pump",
+    "per-request": "per-request",
+    "inline": "inline",
+    "poll": "poll",
+}
 # (marker, its size, filled): hollow ones around small ones, since several are often at the same place.
 _MARKER = {
     "sync 1": ("", 0, True),
     "sync N": ("o", 9, False),
     "pump": ("D", 4, True),
     "per-request": ("s", 6.5, False),
+    "inline": ("^", 7, False),
+    "poll": ("v", 7, False),
 }
-_DASH = {"sync 1": (4.0, 2.0), "sync N": (1.0, 0.0), "pump": (1.0, 0.0), "per-request": (5.0, 1.5)}
+_DASH = {
+    "sync 1": (4.0, 2.0),
+    "sync N": (1.0, 0.0),
+    "pump": (1.0, 0.0),
+    "per-request": (5.0, 1.5),
+    "inline": (3.0, 1.0),
+    "poll": (1.5, 1.5),
+}
 
 Chart = Callable[["Axes", Sequence[Row], Colour], None]
 

@@ -29,6 +29,8 @@ ROLES: dict[str, tuple[str, str]] = {
     "sync-n": ("#c97a00", "#f0a63a"),
     "pump": ("#0b7a5c", "#35c79b"),
     "per-request": ("#0069b4", "#5fb4f0"),
+    "inline": ("#8a3fa0", "#c68ad8"),
+    "poll": ("#7a6a00", "#c9b83f"),
     "worker_list": ("#b0518a", "#dd86bb"),
     "submission": ("#3d9bd6", "#6dbdf0"),
     "device": ("#3c4a63", "#74839f"),

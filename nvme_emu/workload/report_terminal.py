@@ -47,12 +47,16 @@ SERIES_MARKS = {
     "sync N": ("○", "yellow"),
     "per-request": ("◇", "cyan"),
     "pump": ("◆", "green"),
+    "inline": ("▲", "magenta"),
+    "poll": ("▽", "blue"),
 }
 SERIES_WORDS = {
     "sync 1": "one sync caller",
     "sync N": "N sync callers",
     "pump": "async, pump",
     "per-request": "async, per-request",
+    "inline": "async, inline",
+    "poll": "async, poll",
 }
 
 

@@ -42,7 +42,7 @@ SETUPS = st.builds(
     Setup,
     seed=st.integers(0, 2**32 - 1),
     mode=st.sampled_from(["sync", "async"]),
-    worker=st.sampled_from(["pump", "per-request"]),
+    worker=st.sampled_from(["pump", "per-request", "inline", "poll"]),
     queues=st.integers(1, 3),
     depth=st.integers(2, 9),
     callers=st.integers(1, 4),

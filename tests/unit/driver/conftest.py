@@ -13,6 +13,8 @@ WAYS = [
     pytest.param({"mode": "sync"}, id="sync"),
     pytest.param({"mode": "async", "worker": "pump"}, id="pump"),
     pytest.param({"mode": "async", "worker": "per-request"}, id="per-request"),
+    pytest.param({"mode": "async", "worker": "inline"}, id="inline"),
+    pytest.param({"mode": "async", "worker": "poll", "poll_ns": 5_000}, id="poll"),
 ]
 CLOCKS = ["wall", "virtual"]
 

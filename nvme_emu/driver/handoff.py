@@ -1,0 +1,144 @@
+"""Two ways to hand requests to the worker that cost less than waking it: styles of the pump.
+
+``InlinePumpPath``   who finds the queue idle submits in its own thread, as the kernel's ``spi_sync`` does, and with an
+                     instant device completes there as well; anything else goes to the worker.
+``PollingPumpPath``  who has nothing to do looks again for ``poll_ns`` before it sleeps: the caller that waits for its
+                     request, and the worker between two requests. (Linux: hybrid polling, ``io_poll_delay``.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kworker
+from nvme_emu._core import Lock
+from nvme_emu.driver.batch import BatchRequest
+from nvme_emu.driver.queue_pair import ANSWERED, BOUNCE_BYTES, LOOK
+from nvme_emu.driver.submit import PumpPath
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kworker import KthreadWorker
+    from nvme_emu.driver.queue_pair import QueueContext, QueuePair
+    from nvme_emu.driver.request import Request
+
+__all__ = ["POLL_STEP_NS", "InlinePumpPath", "PollingPumpPath"]
+
+POLL_STEP_NS = 500
+"""How often a polling processor looks, in virtual time."""
+
+
+class InlinePumpPath(PumpPath):
+    """A pump that is left out while there is nothing for it to put together.
+
+    Callers and the worker both touch the rings here: ``ring_lock`` guards them.
+    """
+
+    def __init__(
+        self,
+        pair: QueuePair,
+        context: QueueContext,
+        on_timeout: Callable[[Request], None],
+        worker: KthreadWorker,
+    ) -> None:
+        super().__init__(pair, context, on_timeout, worker)
+        virtual = self.runtime.virtual
+        self.ring_lock: Any = kworker.Spinlock(runtime=self.runtime) if virtual else Lock()
+
+    def submit(self, rq: Request) -> None:
+        if self._is_busy() or isinstance(rq, BatchRequest) or not self._run_here(rq):
+            super().submit(rq)
+
+    def _is_busy(self) -> bool:
+        pair = self.pair
+        return self._active or bool(self.requests) or pair.outstanding > 0 or not pair.tags.free
+
+    def _run_here(self, rq: Request) -> bool:
+        lock, pair = self.ring_lock, self.pair
+        if not lock.try_acquire():
+            return False
+        answer = -1
+        try:
+            if self._is_busy():
+                return False
+            self._accept(rq)
+            if self._consume is None and self._trace.emit is None and rq.nbytes <= BOUNCE_BYTES:
+                answer = pair.exchange(rq)
+            else:
+                pair.prepare(rq)
+                pair.commit()
+        finally:
+            lock.release()
+        if answer == ANSWERED:
+            rq.finish()
+        elif answer == LOOK:
+            self.interrupt()
+        return True
+
+    def _reap(self) -> list[Request]:
+        with self.ring_lock:
+            return super()._reap()
+
+    def _issue(self) -> None:
+        with self.ring_lock:
+            super()._issue()
+
+
+class PollingPumpPath(PumpPath):
+    """A pump whose worker and callers poll for ``poll_ns`` before they sleep."""
+
+    def __init__(
+        self,
+        pair: QueuePair,
+        context: QueueContext,
+        on_timeout: Callable[[Request], None],
+        worker: KthreadWorker,
+        poll_ns: int,
+    ) -> None:
+        super().__init__(pair, context, on_timeout, worker)
+        self._poll_ns = poll_ns
+
+    def wait(self, rq: Request, timeout_s: float | None) -> None:
+        if timeout_s is None and self.runtime.current() is not self.worker.task:
+            if self._consume is None:
+                rq.poll(self._poll_ns)
+            else:
+                self._poll(lambda: rq.done)
+        if not rq.done:
+            super().wait(rq, timeout_s)
+
+    def submit(self, rq: Request) -> None:
+        super().submit(rq)
+        self.pair.bell = True
+
+    def submit_many(self, requests: Sequence[Request]) -> None:
+        super().submit_many(requests)
+        self.pair.bell = True
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        self.pair.bell = True
+
+    def _linger(self) -> bool:
+        pair = self.pair
+        pair.bell = False
+        # Whoever came before that line has left something to see, whoever comes after it rings.
+        if self._has_work():
+            return True
+        if self._consume is None:
+            pair.poll(self._poll_ns)
+        else:
+            self._poll(self._has_work)
+        return self._has_work()
+
+    def _has_work(self) -> bool:
+        return self._interrupted or bool(self.requests and self.pair.tags.free)
+
+    def _poll(self, ready: Callable[[], bool]) -> None:
+        """The same in virtual time: it costs the processor as long as it takes, in steps."""
+        runtime, consume = self.runtime, self.runtime.consume
+        end_ns = runtime.now_ns + self._poll_ns
+        while not ready() and runtime.now_ns < end_ns:
+            consume(POLL_STEP_NS)
+            runtime.settle()
