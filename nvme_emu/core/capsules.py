@@ -11,13 +11,26 @@ controller room knows no socket:
     run(now_ns)                   ──►  the answers of what has ended
     sink.wake()                   ◄──  something has ended by itself: ask `run` again
     sink.terminate(why)           ◄──  the association is over: close the connection
+
+The other end, a host's driver, has the mirror image: a `Fabric` on which it opens a `CapsuleChannel` for each
+queue, sends commands with their buffers, and receives what has completed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-__all__ = ["Answer", "CapsuleQueue", "CapsuleSink", "CapsuleTarget", "Transfer"]
+__all__ = [
+    "Answer",
+    "CapsuleChannel",
+    "CapsuleQueue",
+    "CapsuleSink",
+    "CapsuleTarget",
+    "Completed",
+    "Fabric",
+    "Transfer",
+]
 
 
 class Transfer:
@@ -111,3 +124,56 @@ class CapsuleTarget(Protocol):
 
     def next_deadline(self) -> int | None:
         """When `work` is due next."""
+
+
+class Completed(NamedTuple):
+    """A command has ended: `value` is dwords 0 and 1, `status` the 15-bit status field."""
+
+    cid: int
+    value: int
+    sqhd: int
+    status: int
+
+
+class CapsuleChannel(Protocol):
+    """One queue's connection as the driver sees it. What goes wrong with the connection is an OSError.
+
+    One caller may send while another receives; two may not do the same at a time.
+    """
+
+    in_capsule_bytes: int
+    """Up to how many bytes go along with a command; the driver learns it from Identify Controller."""
+
+    def send(self, cid: int, sqe: bytes, data: memoryview | None, to_device: bool) -> None:
+        """Take a command and its buffer, which must stay until the command has ended. Sent by `flush`."""
+
+    def flush(self) -> None:
+        """Send what was taken, as far as the connection takes it; `receive` goes on with the rest."""
+
+    def receive(self, timeout_ns: int) -> list[Completed]:
+        """What has ended; waits for something up to `timeout_ns`, 0 for not at all."""
+
+    def forget(self, cid: int) -> None:
+        """The command's buffer must not be touched any more."""
+
+    def rearm(self) -> None:
+        """Call the handler of `Fabric.watch` when there is something to receive, once."""
+
+    def close(self) -> None:
+        """Close the connection. A second call does nothing."""
+
+
+class Fabric(Protocol):
+    """A way to a subsystem: each queue is a channel of its own."""
+
+    nqn: str
+    address: str
+
+    def open(self) -> CapsuleChannel:
+        """Connect. Raises OSError."""
+
+    def watch(self, channel: CapsuleChannel, handler: Callable[[], None]) -> None:
+        """Have `handler()` called, on a thread of its own, after each `rearm` of the channel."""
+
+    def close(self) -> None:
+        """Close all channels."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from nvme_emu.transports.tcp.initiator import InitiatorOptions, TcpFabric
 from nvme_emu.transports.tcp.session import TargetOptions, TargetSession
 from nvme_emu.transports.tcp.target import DEFAULT_PORT, TcpServer, TcpServerConfig, parse_address
 
 __all__ = [
     "DEFAULT_PORT",
+    "InitiatorOptions",
     "TargetOptions",
     "TargetSession",
+    "TcpFabric",
     "TcpServer",
     "TcpServerConfig",
     "parse_address",

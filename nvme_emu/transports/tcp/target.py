@@ -7,6 +7,7 @@ alone; each dropped one costs a line in the log.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -25,8 +26,6 @@ DEFAULT_PORT = 4420
 ACCEPTED_PER_TURN = 64
 BUFFERS_PER_CALL = 1000
 """Below the kernel's IOV_MAX of 1024."""
-UNSENT_BYTES_MAX = 1 << 20
-"""A host that leaves more than this unread is not read from until it reads."""
 SCRATCH_BYTES = 64 << 10
 
 
@@ -85,6 +84,9 @@ class TcpServer:
         self.target = target
         self.connections: dict[int, Connection] = {}
         self.woken: set[Connection] = set()
+        self.waiting: dict[Connection, None] = {}
+        """Connections with a time limit."""
+        self._next_limit_ns: int | None = None
         self.scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._log_line = log
         self._listener = _listen(config.host, config.port)
@@ -130,6 +132,7 @@ class TcpServer:
         """A connection has ended."""
         self.connections.pop(fd, None)
         self.woken.discard(connection)
+        self.waiting.pop(connection, None)
         if not self.loop.is_watched(self._listener) and self._listener.fileno() >= 0:
             self.loop.watch(self._listener, EVENT_READ, self._accept)
 
@@ -141,27 +144,35 @@ class TcpServer:
         self.target.work(now_ns)
         while self.woken:
             self.woken.pop().turn()
-        for connection in tuple(self.connections.values()):
+        if self._next_limit_ns is None or self._next_limit_ns > now_ns:
+            return
+        for connection in tuple(self.waiting):
             if connection.due_ns is not None and connection.due_ns <= now_ns:
                 connection.late()
+        self._next_limit_ns = min((one.due_ns for one in self.waiting if one.due_ns is not None), default=None)
 
     def next_deadline(self) -> int | None:
         """When `work` is due."""
         if self.woken:
             return 0
-        due = self.target.next_deadline()
-        for connection in self.connections.values():
-            mine = connection.due_ns
-            if mine is not None and (due is None or mine < due):
-                due = mine
-        return due
+        due, limit = self.target.next_deadline(), self._next_limit_ns
+        return due if limit is None or (due is not None and due < limit) else limit
+
+    def wait(self, connection: Connection, span_ns: int) -> None:
+        """Give a connection so much time for what it has to do."""
+        due_ns = self.loop.clock() + span_ns
+        connection.due_ns = due_ns
+        self.waiting[connection] = None
+        # A limit that was met meanwhile only costs a look.
+        if self._next_limit_ns is None or due_ns < self._next_limit_ns:
+            self._next_limit_ns = due_ns
 
 
 class Connection:
     """One host's connection; a `core.capsules.CapsuleSink`. `due_ns` is when it will be too late for it."""
 
     def __init__(self, server: TcpServer, client: socket.socket, peer: str) -> None:
-        self.due_ns: int | None = server.loop.clock() + server.config.greeting_ns
+        self.due_ns: int | None = None
         self._server = server
         self._socket = client
         self._fd = client.fileno()
@@ -173,6 +184,7 @@ class Connection:
         self._session = TargetSession(server.config.options)
         self._queue = server.target.open(self, client.getsockname()[:2], server.loop.clock())
         self._session.queue = self._queue
+        server.wait(self, server.config.greeting_ns)
         server.loop.watch(client, EVENT_READ, self._ready)
 
     # -- core.capsules.CapsuleSink --------------------------------------------------------------------------
@@ -223,15 +235,22 @@ class Connection:
         except OSError as error:
             self.drop(error.strerror or str(error))
             return
-        if self.due_ns is not None and self._queue.connected:
+        if self.due_ns is not None and self._queue.connected and session.over is None:
             self.due_ns = None
-        if session.over is not None and self._rest is None:
+            self._server.waiting.pop(self, None)
+        if session.over is None:
+            return
+        if self._rest is None:
             self._finish(session.over)
+        elif self.due_ns is None:
+            self._server.wait(self, self._server.config.linger_ns)
 
     def late(self) -> None:
         """Its time is over."""
         if self._lingering:
             self._close()
+        elif self._session.over is not None:
+            self.drop(f"{self._session.over}, and it does not read")
         else:
             self.drop(f"no Connect within {self._server.config.greeting_ns / 1e9:g} s")
 
@@ -263,17 +282,15 @@ class Connection:
         rest = self._rest
         if rest is None:
             return
-        try:
+        with contextlib.suppress(BlockingIOError):
             rest = rest[self._socket.send(rest) :]
-        except BlockingIOError:
-            pass
         loop = self._server.loop
         if not rest:
             self._rest = None
             loop.change(self._socket, EVENT_READ)
             return
         self._rest = rest
-        # Only what is small may wait beside more reading; a command's answer is not worth its memory else.
+        # Who does not read its answers is not read from: its queue bounds what waits here.
         loop.change(self._socket, EVENT_WRITE)
 
     # -- ends -----------------------------------------------------------------------------------------------
@@ -294,7 +311,7 @@ class Connection:
         """All is said: half close, and let the host read it before the rest goes."""
         self._log_end(why)
         self._lingering = True
-        self.due_ns = self._server.loop.clock() + self._server.config.linger_ns
+        self._server.wait(self, self._server.config.linger_ns)
         try:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:

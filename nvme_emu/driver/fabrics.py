@@ -1,0 +1,279 @@
+"""The driver of a controller behind a fabric: Connect instead of rings, properties instead of registers.
+
+Probe goes the way of Linux's nvme-tcp: connect the admin queue, enable the controller by Property Set,
+identify, agree on the number of queues, connect each of them, scan. Above the queues everything is
+`NvmeDriver`'s: requests, namespaces, events.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nvme_emu.core.errors import NvmeError
+from nvme_emu.core.memory import HostMemory
+from nvme_emu.driver.admin import ADMIN_DEPTH, ADMIN_TAGS, ADMIN_TIMEOUT_NS, AdminQueue
+from nvme_emu.driver.device import ALL_ONES_32, DriverConfig, NvmeDriver
+from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
+from nvme_emu.driver.fabrics_path import FabricsSyncPath
+from nvme_emu.driver.state import CtrlState
+from nvme_emu.spec.commands import join64
+from nvme_emu.spec.fabrics import CATTR, CNTLID_ANY, CONNECT_DATA
+from nvme_emu.spec.opcodes import AdminOpcode, FabricsType
+from nvme_emu.spec.registers import (
+    CAP,
+    CAP_CSS_IOCS,
+    CAP_TO_UNIT_MS,
+    CC,
+    CC_CSS_IOCS,
+    CC_CSS_NVM,
+    CC_SHN_NORMAL,
+    CSTS,
+    CSTS_RDY,
+    CSTS_SHST_COMPLETE,
+    Reg,
+)
+from nvme_emu.spec.status import words_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kworker import Runtime
+    from nvme_emu.core.capsules import CapsuleChannel, Fabric
+    from nvme_emu.core.ports import IrqHandler
+    from nvme_emu.core.trace import TraceHub
+    from nvme_emu.driver.queue_pair import QueueContext
+    from nvme_emu.driver.request import Request
+    from nvme_emu.driver.submit import SubmitPath
+
+__all__ = ["FabricsDriver", "FabricsHost", "default_hostnqn"]
+
+CAPSULE_UNIT = 16
+SQE_BYTES = 64
+IN_CAPSULE_MAX = 1 << 20
+"""Our own bound on what we put into one capsule, whatever the target would take."""
+SHUTDOWN_MS = 5_000
+_FABRICS = int(AdminOpcode.FABRICS)
+
+
+def default_hostnqn() -> tuple[str, bytes]:
+    """(host NQN, host identifier) of this machine, the same every time."""
+    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"nvme-emu/{uuid.getnode():012x}")
+    return f"nqn.2014-08.org.nvmexpress:uuid:{identity}", identity.bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FabricsHost:
+    """Who we say that we are. `kato_ms` 0 asks for no keep alive timer."""
+
+    nqn: str = field(default_factory=lambda: default_hostnqn()[0])
+    identifier: bytes = field(default_factory=lambda: default_hostnqn()[1])
+    kato_ms: int = 0
+
+
+class _Port:
+    """A `core.ports.DevicePort` whose registers are properties, and which has neither doorbells nor vectors."""
+
+    def __init__(self) -> None:
+        self.memory = HostMemory()
+        self.admin: FabricsAdminQueue | None = None
+
+    def read32(self, offset: int) -> int:
+        """Property Get; all ones when there is nobody to ask."""
+        return self._get(offset, False) & ALL_ONES_32
+
+    def read64(self, offset: int) -> int:
+        """Property Get of eight bytes."""
+        return self._get(offset, True)
+
+    def _get(self, offset: int, wide: bool) -> int:
+        try:
+            if self.admin is not None:
+                return self.admin.property_get(offset, wide)
+        except NvmeError:
+            pass
+        return (1 << 64) - 1
+
+    def write32(self, offset: int, value: int) -> None:
+        """Property Set; lost when there is nobody to tell."""
+        self.write64(offset, value)
+
+    def write64(self, offset: int, value: int) -> None:
+        """Property Set; the offset tells the size."""
+        try:
+            if self.admin is not None:
+                self.admin.property_set(offset, value)
+        except NvmeError:
+            pass
+
+    def ring_sq(self, qid: int, tail: int) -> None:
+        """There are no doorbells."""
+
+    def ring_cq(self, qid: int, head: int) -> None:
+        """There are no doorbells."""
+
+    def ring_sq_polled(self, qid: int, tail: int, vector: int) -> bool:
+        """There are no doorbells."""
+        return False
+
+    def connect_irq(self, vector: int, handler: IrqHandler) -> None:
+        """There are no vectors."""
+
+    def mask_irq(self, vector: int, masked: bool) -> None:
+        """There are no vectors."""
+
+    def lane(self, qid: int) -> None:
+        """Nothing is to be had in one call."""
+
+    def poll(self) -> int | None:
+        """The device works by itself."""
+        return None
+
+
+class FabricsAdminQueue(AdminQueue):
+    """The admin queue over a channel, with the Fabrics commands."""
+
+    def __init__(
+        self,
+        context: QueueContext,
+        channel: CapsuleChannel,
+        on_timeout: Callable[[Request], None],
+        on_event: Callable[[int], None],
+        on_stray: Callable[[int, int, int], None],
+        on_lost: Callable[[OSError], None],
+    ) -> None:
+        self._on_event = on_event
+        self._on_stray = on_stray
+        self.wires = FabricsPair(context, channel, 0, ADMIN_DEPTH, ADMIN_TAGS, self._stray, on_lost)
+        self.pair: Any = self.wires
+        self.path: Any = FabricsSyncPath(self.wires, context, on_timeout)
+        self.path.timeout_ns = ADMIN_TIMEOUT_NS
+        self._properties = threading.Lock()
+
+    def property_get(self, offset: int, wide: bool) -> int:
+        """A property's value; NvmeError when it cannot be had."""
+        with self._properties:
+            self.wires.wide.clear()
+            low, _ = self.execute(
+                _FABRICS, nsid=FabricsType.PROPERTY_GET, cdw10=int(wide), cdw11=offset
+            )
+            wides = self.wires.wide
+            return wides.popitem()[1] if wides else low
+
+    def property_set(self, offset: int, value: int) -> None:
+        """Set a property of four bytes."""
+        self.execute(_FABRICS, nsid=FabricsType.PROPERTY_SET, cdw11=offset, cdw12=value)
+
+
+def connect(path: FabricsSyncPath, host: FabricsHost, nqn: str, cntlid: int, qid: int, depth: int) -> int:
+    """Connect a queue of `depth` entries; the controller's identifier. NvmeError with the target's reason."""
+    from nvme_emu.driver.errno_table import error_of
+    from nvme_emu.driver.request import Request
+
+    data = CONNECT_DATA.build(hostid=host.identifier, cntlid=cntlid, subnqn=nqn, hostnqn=host.nqn)
+    sizes = depth - 1 | CATTR.pack(dissqfc=1) << 16
+    rq = Request(
+        _FABRICS,
+        FabricsType.CONNECT,
+        join64(qid << 16, sizes),
+        0,
+        0 if qid else host.kato_ms,
+        memoryview(data),
+        True,
+    )
+    rq.admin = True
+    path.submit(rq)
+    if rq._status:
+        words = words_of(rq._status, fabrics=True)
+        raise NvmeError(
+            error_of(rq._status, "").errno or errno.EIO, f"Connect of queue {qid} to {nqn}: {words}", status=rq._status
+        )
+    return rq.dw0 & 0xFFFF
+
+
+class FabricsDriver(NvmeDriver):
+    """Drives the controller that `fabric` leads to."""
+
+    def __init__(
+        self, fabric: Fabric, runtime: Runtime, config: DriverConfig, trace: TraceHub, host: FabricsHost
+    ) -> None:
+        self._wire = _Port()
+        super().__init__(self._wire, runtime, config, trace)
+        self.fabric = fabric
+        self.host = host
+        self.cntlid = 0
+
+    def _enable(self) -> None:
+        try:
+            channel = self.fabric.open()
+        except OSError as error:
+            raise NvmeError(error.errno or errno.EIO, error.strerror or str(error)) from error
+        admin = FabricsAdminQueue(
+            self._context, channel, self._timed_out, self._event, self._stray, self._connection_lost
+        )
+        self._admin = admin
+        self.cntlid = connect(admin.path, self.host, self.fabric.nqn, CNTLID_ANY, 0, ADMIN_DEPTH)
+        self._wire.admin = admin
+        self.fabric.watch(channel, admin.path.interrupt)
+        admin.wires.rearm = True
+        self._cap = cap = CAP.unpack(admin.property_get(Reg.CAP, True))
+        css = CC_CSS_IOCS if cap.css & CAP_CSS_IOCS else CC_CSS_NVM
+        cc = CC.pack(css=css, iosqes=6, iocqes=4)
+        admin.property_set(Reg.CC, CC.replace(cc, en=1))
+        timeout_ms = (cap.to + 1) * CAP_TO_UNIT_MS
+        self._wait_csts(CSTS_RDY, CSTS_RDY, timeout_ms, "become ready after CC.EN=1")
+
+    def _create_io_queues(self) -> None:
+        from nvme_emu.spec.features import NUMBER_OF_QUEUES, Fid
+
+        config = self.config
+        wanted = NUMBER_OF_QUEUES.pack(nsq_z=config.queues - 1, ncq_z=config.queues - 1)
+        granted = NUMBER_OF_QUEUES.unpack(self.admin.set_features(Fid.NUMBER_OF_QUEUES, wanted))
+        count = min(config.queues, granted.nsq_z + 1, granted.ncq_z + 1)
+        depth = min(config.depth, self._cap.mqes_z + 1)
+        for qid in range(1, count + 1):
+            self.paths.append(self._connect_queue(qid, depth))
+
+    def _connect_queue(self, qid: int, depth: int) -> SubmitPath:
+        channel = self.fabric.open()
+        context = self._context
+        pair = FabricsPair(context, channel, qid, depth, min(depth - 1, 4095), self._stray, self._connection_lost)
+        sync = FabricsSyncPath(pair, context, self._timed_out)
+        connect(sync, self.host, self.fabric.nqn, self.cntlid, qid, depth)
+        capsule = int(self.identity.ioccsz) * CAPSULE_UNIT - SQE_BYTES
+        channel.in_capsule_bytes = max(0, min(capsule, IN_CAPSULE_MAX)) if not self.identity.icdoff else 0
+        if self.config.mode == "sync":
+            return sync
+        pair.rearm = True
+        path = self._make_path(as_pair(pair), "async")
+        self.fabric.watch(channel, path.interrupt)
+        return path
+
+    def _connection_lost(self, error: OSError) -> None:
+        """A queue's connection is gone: the controller is of no use any more. Its requests end by themselves."""
+        self.lost = error
+        if self.state is CtrlState.LIVE:
+            self._machine.change(CtrlState.DELETING)
+            self._machine.change(CtrlState.DEAD)
+
+    lost: OSError | None = None
+    """Why the connection ended, if it did."""
+
+    def shutdown(self) -> None:
+        """End what is outstanding, shut the controller down normally (CC.SHN=01b), and disconnect."""
+        if self.state is CtrlState.LIVE:
+            self.drain()
+            self._machine.change(CtrlState.DELETING)
+            cc = self._wire.read32(Reg.CC)
+            self._wire.write32(Reg.CC, CC.replace(cc, shn=CC_SHN_NORMAL))
+            self._wait_csts(CSTS.mask("shst"), CSTS.pack(shst=CSTS_SHST_COMPLETE), SHUTDOWN_MS, "shut down")
+            self._machine.change(CtrlState.DEAD)
+        self._wire.admin = None
+        self._stop_workers()
+        self.paths = []
+        self.namespaces.clear()
+        self.fabric.close()
+        self._pool.close()

@@ -1,0 +1,178 @@
+"""Submit paths of queues over messages.
+
+Synchronous callers share a queue as follows: whoever finds nobody reading becomes the *reader*, takes every
+completion that comes until its own, and then hands the reading on to one who still waits. So a caller that is
+alone pays for one call to send and one to receive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import kworker
+from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
+from nvme_emu.driver.submit import SubmitPath
+
+if TYPE_CHECKING:
+    from nvme_emu.driver.batch import BatchRequest
+    from nvme_emu.driver.queue_pair import QueueContext
+    from nvme_emu.driver.request import Request
+
+__all__ = ["FabricsSyncPath"]
+
+LOOK_NS = 250_000_000
+"""How long one look at the connection waits."""
+
+
+class FabricsSyncPath(SubmitPath):
+    """Submission and completion in the caller."""
+
+    def __init__(self, pair: FabricsPair, context: QueueContext, on_timeout: Callable[[Request], None]) -> None:
+        super().__init__(as_pair(pair), context, on_timeout)
+        self.ring_lock = threading.Lock()
+        self.wires = pair
+        self._reading = threading.Lock()
+        self._followers: deque[kworker.Completion] = deque()
+
+    def submit(self, rq: Request) -> None:
+        self._start(rq)
+        self._await(rq)
+        if rq._callbacks:
+            rq.run_callbacks()
+
+    def _start(self, rq: Request) -> None:
+        rq._path = self
+        self._trace_queue(rq)
+        pair = self.wires
+        while True:
+            with self.ring_lock:
+                if pair.tags.free:
+                    pair.prepare(rq)
+                    pair.commit()
+                    return
+            self._look_once()
+
+    def submit_many(self, requests: Sequence[Request]) -> None:
+        pair = self.wires
+        for rq in requests:
+            rq._path = self
+            self._trace_queue(rq)
+        start = 0
+        while start < len(requests):
+            with self.ring_lock:
+                taken = min(len(pair.tags.free), len(requests) - start)
+                for rq in requests[start : start + taken]:
+                    pair.prepare(rq)
+                pair.commit()
+            start += taken
+            if start < len(requests):
+                self._look_once()
+        for rq in requests:
+            self._await(rq)
+            if rq._callbacks:
+                rq.run_callbacks()
+
+    def submit_batch(self, batch: BatchRequest) -> None:
+        batch._path = self
+        self._trace_queue(batch)
+        pair = self.wires
+        while True:
+            with self.ring_lock:
+                complete = pair.prepare_batch(batch)
+                pair.commit()
+            if complete:
+                break
+            self._look_once()
+        self._await(batch)
+
+    def wait(self, rq: Request, timeout_s: float | None) -> None:
+        """See `SubmitPath.wait`; a waiting caller reads."""
+        if timeout_s is None:
+            self._await(rq)
+            return
+        deadline = self.runtime.now_ns + int(timeout_s * 1e9)
+        while not rq.done:
+            if self.runtime.now_ns >= deadline:
+                raise TimeoutError(f"{rq.describe()} is not done after {timeout_s} s; it goes on")
+            self._look_once()
+
+    def _await(self, rq: Request) -> None:
+        """Read, or wait for who reads, until the request is done."""
+        reading = self._reading
+        started_ns = 0
+        while not rq.done:
+            if reading.acquire(False):
+                try:
+                    while not rq.done:
+                        if not self._read(LOOK_NS) and not rq.done:
+                            now_ns = self.runtime.now_ns
+                            started_ns = started_ns or now_ns
+                            if now_ns - started_ns >= self.timeout_ns:
+                                self._on_timeout(rq)
+                                started_ns = 0
+                finally:
+                    reading.release()
+                if self._followers:
+                    self._hand_on()
+                if self.wires.rearm:
+                    self.wires.channel.rearm()
+            else:
+                self._follow(rq)
+
+    def _read(self, timeout_ns: int) -> bool:
+        """Take what has ended and tell who waits for it; the caller is the reader."""
+        done = self.wires.reap(timeout_ns)
+        for rq in done:
+            rq.mark_done()
+        return bool(done)
+
+    def _follow(self, rq: Request) -> None:
+        """Somebody else reads: sleep until it has read for us, or hands the reading on."""
+        follower = kworker.Completion(runtime=self.runtime, name=rq.describe())
+        self._followers.append(follower)
+        # The reader looks at this list after it has let go: one of the two sees the other.
+        if not rq.done and self._reading.locked():
+            follower.wait(LOOK_NS)
+        with contextlib.suppress(ValueError):
+            self._followers.remove(follower)
+
+    def _hand_on(self) -> None:
+        """Wake all who wait: those that are done go, and one of the others becomes the reader."""
+        while self._followers:
+            try:
+                self._followers.popleft().complete()
+            except IndexError:
+                return
+
+    def _look_once(self) -> None:
+        """Wait for anything to end: there is no tag, or not for ever."""
+        if self._reading.acquire(False):
+            try:
+                self._read(LOOK_NS)
+            finally:
+                self._reading.release()
+            self._hand_on()
+        else:
+            follower = kworker.Completion(runtime=self.runtime, name=f"queue {self.pair.qid}")
+            self._followers.append(follower)
+            if self._reading.locked():
+                follower.wait(LOOK_NS)
+            with contextlib.suppress(ValueError):
+                self._followers.remove(follower)
+
+    def interrupt(self) -> None:
+        """The watcher: something came while nobody was known to read."""
+        if self._reading.acquire(False):
+            try:
+                self._read(0)
+            finally:
+                self._reading.release()
+            self._hand_on()
+            self.wires.channel.rearm()
+
+    def pending(self) -> list[Request]:
+        return []

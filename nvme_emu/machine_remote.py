@@ -1,0 +1,94 @@
+"""A driver for a device that is elsewhere: `nvme_emu.open("nvme-tcp://HOST:PORT/NQN")`.
+
+It has a driver and its namespaces like every machine, and no controller, medium or memory of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import kworker
+from nvme_emu.core.trace import TraceHub
+from nvme_emu.driver import DriverConfig, HostModel
+from nvme_emu.driver.fabrics import FabricsDriver, FabricsHost
+from nvme_emu.machine import Machine
+from nvme_emu.spec.fabrics import check_nqn
+from nvme_emu.transports.tcp import DEFAULT_PORT, InitiatorOptions, TcpFabric
+
+__all__ = ["SCHEME", "RemoteConfig", "RemoteMachine", "parse_url"]
+
+SCHEME = "nvme-tcp"
+
+
+def parse_url(url: str) -> tuple[str, int, str]:
+    """(host, port, NQN) of nvme-tcp://HOST[:PORT]/NQN. ValueError for anything else."""
+    parts = urlsplit(url)
+    if parts.scheme != SCHEME:
+        raise ValueError(f"target {url!r}: a path or {SCHEME}://HOST:PORT/NQN can be opened")
+    try:
+        port = parts.port or DEFAULT_PORT
+    except ValueError as error:
+        raise ValueError(f"target {url!r}: {error}") from None
+    nqn = unquote(parts.path.removeprefix("/"))
+    if not parts.hostname or not nqn:
+        raise ValueError(f"target {url!r}: {SCHEME}://HOST:PORT/NQN names a subsystem")
+    return parts.hostname, port, check_nqn(nqn)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RemoteConfig:
+    """How to drive it: the options of `open` for a URL. ValueError where something is wrong.
+
+    ``mode``, ``worker``, ``queues``, ``depth``, ``host`` as in MachineConfig; ``identity`` who we say we are;
+    ``tcp`` what we ask the target for.
+    """
+
+    url: str
+    mode: str = "sync"
+    worker: str = "pump"
+    queues: int = 1
+    depth: int = 128
+    host: HostModel = field(default_factory=HostModel)
+    identity: FabricsHost = field(default_factory=FabricsHost)
+    tcp: InitiatorOptions = field(default_factory=InitiatorOptions)
+
+    def __post_init__(self) -> None:
+        parse_url(self.url)
+        if self.mode not in ("sync", "async"):
+            raise ValueError(f"mode={self.mode!r}: over {SCHEME} it is 'sync' or 'async'")
+        self.driver_config()
+
+    def driver_config(self) -> DriverConfig:
+        """The part that the driver works by."""
+        return DriverConfig(
+            mode=self.mode, worker=self.worker, queues=self.queues, depth=self.depth, host=self.host
+        )
+
+
+class RemoteMachine(Machine):
+    """A :class:`~nvme_emu.machine.Machine` whose device is reached by messages.
+
+    ``driver``, ``namespaces``, ``workers``, ``runtime`` and ``trace`` are there; what belongs to the device
+    (``controller``, ``media``, ``memory``, ``port``, ``profile``) is not.
+    """
+
+    def __init__(self, config: RemoteConfig) -> None:
+        self.remote = config
+        self.trace = TraceHub()
+        self.runtime = kworker.current_runtime()
+        if self.runtime.virtual:
+            raise ValueError(f"{config.url} inside a simulation: a device elsewhere has no virtual clock")
+        self._closing = contextlib.ExitStack()
+        host, port, nqn = parse_url(config.url)
+        with contextlib.ExitStack() as undo:
+            fabric = TcpFabric(host, port, nqn, config.tcp)
+            undo.callback(fabric.close)
+            self.driver: Any = FabricsDriver(
+                fabric, self.runtime, config.driver_config(), self.trace, config.identity
+            )
+            self.driver.probe()
+            undo.callback(self.driver.shutdown)
+            self._closing = undo.pop_all()

@@ -1,0 +1,450 @@
+"""An NVMe/TCP initiator: the connections of a host to a subsystem.
+
+Whoever waits for a command reads the socket itself, so that a command costs one call to send and one to
+receive, and no other thread is woken. Where nobody waits (events, asynchronous I/O) a watcher thread sleeps
+on all connections and calls their handlers, once each time they were armed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from crc32c import crc32c
+
+from nvme_emu.core.capsules import Completed
+from nvme_emu.spec.tcp import (
+    CH,
+    CH_SIZE,
+    CMD_SIZE,
+    DATA,
+    DATA_SIZE,
+    DIGEST_SIZE,
+    FLAG_DDGST,
+    FLAG_HDGST,
+    FLAG_LAST,
+    FLAG_SUCCESS,
+    IC,
+    IC_DIGEST,
+    IC_SIZE,
+    MAXH2CDATA_MIN,
+    PDA_MAX,
+    PFV_1_0,
+    RESP_SIZE,
+    TERM,
+    TERM_SIZE,
+    Fes,
+    PduType,
+    align_data,
+)
+from nvme_emu.transports.tcp.reader import DataEnd, Header, PduError, PduReader
+from nvme_emu.transports.tcp.states import Role, State
+
+if TYPE_CHECKING:
+    from nvme_emu.core.capsules import CapsuleChannel
+
+__all__ = ["InitiatorOptions", "TcpChannel", "TcpFabric"]
+
+CONNECT_IN_CAPSULE: Final = 8192
+"""What any queue's capsules may carry until Identify Controller tells more: Connect's data fits."""
+WAIT_SECONDS: Final = 0.25
+"""How long one look at the socket sleeps."""
+BUFFERS_PER_CALL: Final = 1000
+
+_C2H_DATA, _RESPONSE, _R2T = int(PduType.C2H_DATA), int(PduType.CAPSULE_RESP), int(PduType.R2T)
+_COMMAND = int(PduType.CAPSULE_CMD)
+_CQE = struct.Struct("<QHHHH")
+_BARE_COMMAND = CH.pack(_COMMAND, 0, CMD_SIZE, 0, CMD_SIZE)
+_BARE_RESPONSE = CH.pack(_RESPONSE, 0, RESP_SIZE, 0, RESP_SIZE)
+_CCCID_AT, _DATAO_AT, _DATAL_AT = 8, 12, 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InitiatorOptions:
+    """What we ask the target for: digests, the alignment of data to us (dwords, zero-based), a time limit."""
+
+    header_digest: bool = False
+    data_digest: bool = False
+    hpda: int = 0
+    connect_timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hpda <= PDA_MAX:
+            raise ValueError(f"hpda={self.hpda}: 0 to 31")
+
+
+class TcpChannel:
+    """One connection; a `core.capsules.CapsuleChannel`. Raises OSError when it cannot be made."""
+
+    def __init__(self, fabric: TcpFabric, address: tuple[str, int], options: InitiatorOptions) -> None:
+        self.in_capsule_bytes = CONNECT_IN_CAPSULE
+        self._fabric = fabric
+        self._reader = PduReader(Role.INITIATOR)
+        self._lock = threading.Lock()  # guards what is sent: a receiver answers R2Ts
+        self._out: list[bytes | memoryview] = []
+        self._rest: memoryview | None = None
+        self._buffers: dict[int, memoryview] = {}
+        self._done: list[Completed] = []
+        self._success = False  # of the C2HData whose data is coming
+        self._cid = 0
+        self._header_digest = self._data_digest = False
+        self._cpda = 0
+        self._pdo = CMD_SIZE
+        self._maxh2cdata = MAXH2CDATA_MIN
+        self._socket = socket.create_connection(address, options.connect_timeout_s)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._initialise(options)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _initialise(self, options: InitiatorOptions) -> None:
+        wanted = IC_DIGEST.pack(hdgst=int(options.header_digest), ddgst=int(options.data_digest))
+        self._reader.alignment = 4 * (options.hpda + 1)
+        self._socket.sendall(IC.pack(PduType.IC_REQ, 0, IC_SIZE, 0, IC_SIZE, PFV_1_0, options.hpda, wanted, 0))
+        while self._reader.state is State.WAIT_IC:
+            self._take(self._socket.recv_into(self._reader.space()))
+        # Blocking calls that end after a while, without the poll() that settimeout would add to each.
+        self._socket.settimeout(None)
+        seconds, rest = divmod(WAIT_SECONDS, 1)
+        limit = struct.pack("@ll", int(seconds), int(rest * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 when it is closed."""
+        return self._socket.fileno()
+
+    # -- sending --------------------------------------------------------------------------------------------
+
+    def send(self, cid: int, sqe: bytes, data: memoryview | None, to_device: bool) -> None:
+        """See `CapsuleChannel.send`."""
+        if data is not None and to_device and len(data) <= self.in_capsule_bytes:
+            self._send_with_data(sqe, data)
+            return
+        if data is not None:
+            self._buffers[cid] = data
+        head = _BARE_COMMAND + sqe
+        if self._header_digest:
+            plen = CMD_SIZE + DIGEST_SIZE
+            head = CH.pack(_COMMAND, FLAG_HDGST, CMD_SIZE, 0, plen) + sqe
+            head += crc32c(head).to_bytes(DIGEST_SIZE, "little")
+        with self._lock:
+            self._out.append(head)
+
+    def _send_with_data(self, sqe: bytes, data: memoryview) -> None:
+        flags = (FLAG_HDGST if self._header_digest else 0) | (FLAG_DDGST if self._data_digest else 0)
+        pdo = self._pdo
+        plen = pdo + len(data) + (DIGEST_SIZE if self._data_digest else 0)
+        head = CH.pack(_COMMAND, flags, CMD_SIZE, pdo, plen) + sqe
+        with self._lock:
+            self._put(head, pdo, data)
+
+    def _put(self, head: bytes, pdo: int, data: memoryview) -> None:
+        """A PDU with data, the lock held."""
+        if self._header_digest:
+            head += crc32c(head).to_bytes(DIGEST_SIZE, "little")
+        self._out.append(head.ljust(pdo, b"\0"))
+        self._out.append(data)
+        if self._data_digest:
+            self._out.append(crc32c(data).to_bytes(DIGEST_SIZE, "little"))
+
+    def flush(self) -> None:
+        """See `CapsuleChannel.flush`."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        """As `flush`, the lock held. What a full socket does not take is copied."""
+        out, rest = self._out, self._rest
+        with contextlib.suppress(BlockingIOError):
+            if rest is not None:
+                rest = rest[self._socket.send(rest, socket.MSG_DONTWAIT) :]
+                self._rest = rest if rest else None
+            while out and self._rest is None:
+                buffers = out[:BUFFERS_PER_CALL]
+                total = sum(map(len, buffers))
+                sent = self._socket.sendmsg(buffers, (), socket.MSG_DONTWAIT)
+                del out[:BUFFERS_PER_CALL]
+                if sent < total:
+                    self._rest = memoryview(b"".join(buffers))[sent:]
+
+    # -- receiving ------------------------------------------------------------------------------------------
+
+    def receive(self, timeout_ns: int) -> list[Completed]:
+        """See `CapsuleChannel.receive`. At most WAIT_SECONDS; what came late is taken by the next call."""
+        done = self._done
+        flags: int
+        while not done:
+            if self._rest is not None or self._out:
+                self.flush()
+            try:
+                if timeout_ns and (self._rest is not None or self._out):
+                    self._wait_for_both(timeout_ns)
+                    flags = socket.MSG_DONTWAIT
+                else:
+                    flags = 0 if timeout_ns else socket.MSG_DONTWAIT
+                received = self._socket.recv_into(self._reader.space(), 0, flags)
+            except BlockingIOError:
+                return []
+            self._take(received)
+            done = self._done
+        self._done = []
+        return done
+
+    def _wait_for_both(self, timeout_ns: int) -> None:
+        """Until there is something to receive or room to send."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN | select.POLLOUT)
+        poller.poll(min(timeout_ns / 1e6, WAIT_SECONDS * 1e3))
+
+    def _take(self, received: int) -> None:
+        """Bytes have come: take the PDUs that are complete."""
+        if not received:
+            raise ConnectionResetError(104, f"{self._fabric.address} closed the connection")
+        reader = self._reader
+        reader.received(received)
+        try:
+            while True:
+                if reader.plain:
+                    self._take_bare()
+                event = reader.next()
+                if event is None:
+                    return
+                if isinstance(event, Header):
+                    self._header(event)
+                else:
+                    self._data_end(event)
+        except PduError as error:
+            self._terminate(error)
+            raise ConnectionAbortedError(103, f"{self._fabric.address}: {error}") from error
+
+    def _take_bare(self) -> None:
+        """Whole PDUs at the front of the buffer, without digests: data for reads, and completions."""
+        reader, buffers, done = self._reader, self._buffers, self._done
+        buffer, view = reader.buffer, reader.view
+        start, end = reader.start, reader.end
+        while end - start >= DATA_SIZE:
+            if buffer.startswith(_BARE_RESPONSE, start):
+                value, sqhd, _, cid, status_p = _CQE.unpack_from(buffer, start + CH_SIZE)
+                buffers.pop(cid, None)
+                done.append(Completed(cid, value, sqhd, status_p >> 1))
+                start += RESP_SIZE
+            else:
+                kind, flags, hlen, pdo, plen, cid, _, datao, datal = DATA.unpack_from(buffer, start)
+                if kind != _C2H_DATA or end - start < plen or plen != pdo + datal or pdo < hlen or hlen != DATA_SIZE:
+                    break
+                into = buffers.get(cid)
+                if into is None or datao + datal > len(into) or flags & ~(FLAG_LAST | FLAG_SUCCESS):
+                    break
+                into[datao : datao + datal] = view[start + pdo : start + plen]
+                start += plen
+                if flags & FLAG_SUCCESS:
+                    del buffers[cid]
+                    done.append(Completed(cid, 0, 0, 0))
+            reader.start = start
+
+    def _header(self, pdu: Header) -> None:
+        kind = pdu.kind
+        if kind == _C2H_DATA:
+            self._c2h_data(pdu)
+        elif kind == _RESPONSE:
+            value, sqhd, _, cid, status_p = _CQE.unpack_from(pdu.head, CH_SIZE)
+            self._buffers.pop(cid, None)
+            self._done.append(Completed(cid, value, sqhd, status_p >> 1))
+        elif kind == _R2T:
+            self._r2t(pdu)
+        elif kind == PduType.IC_RESP:
+            self._ic_resp(pdu)
+        else:
+            *_, fes, fei = TERM.unpack(pdu.head)
+            what = Fes.name_of(fes) or f"status {fes:#x}"
+            raise ConnectionAbortedError(
+                103, f"{self._fabric.address} terminates the connection: {what} (information {fei:#x})"
+            )
+
+    def _ic_resp(self, pdu: Header) -> None:
+        *_, pfv, cpda, dgst, maxh2cdata = IC.unpack(pdu.head)
+        head = bytes(pdu.head)
+        used = IC_DIGEST.unpack(dgst)
+        if pfv != PFV_1_0:
+            raise PduError(Fes.UNSUPPORTED_PARAMETER, 8, head, f"PDU format version {pfv}")
+        if cpda > PDA_MAX:
+            raise PduError(Fes.INVALID_HEADER_FIELD, 10, head, f"CPDA {cpda}")
+        if maxh2cdata < MAXH2CDATA_MIN or maxh2cdata % 4:
+            raise PduError(Fes.INVALID_HEADER_FIELD, _DATAO_AT, head, f"MAXH2CDATA {maxh2cdata}")
+        self._header_digest = self._reader.header_digest = bool(used.hdgst)
+        self._data_digest = self._reader.data_digest = bool(used.ddgst)
+        self._cpda = cpda
+        self._pdo = align_data(CMD_SIZE, self._header_digest, cpda)
+        self._maxh2cdata = maxh2cdata
+
+    def _c2h_data(self, pdu: Header) -> None:
+        _, flags, _, _, _, cid, _, datao, datal = DATA.unpack(pdu.head)
+        head = bytes(pdu.head)
+        into = self._buffers.get(cid)
+        if into is None:
+            raise PduError(Fes.INVALID_HEADER_FIELD, _CCCID_AT, head, f"C2HData for command {cid}")
+        if datal != pdu.nbytes:
+            raise PduError(Fes.INVALID_HEADER_FIELD, _DATAL_AT, head, f"DATAL {datal}, {pdu.nbytes} bytes follow")
+        if datao + datal > len(into):
+            raise PduError(Fes.DATA_OUT_OF_RANGE, _DATAO_AT, head, f"C2HData {datao}+{datal} of {len(into)} bytes")
+        self._reader.fill(into[datao : datao + datal])
+        self._success = bool(flags & FLAG_SUCCESS)
+        self._cid = cid
+
+    def _data_end(self, event: DataEnd) -> None:
+        if not event.good:
+            # The command would be retried on a connection that may spoil data again: give it up.
+            raise ConnectionAbortedError(103, f"{self._fabric.address}: data digest error in command {self._cid}")
+        if self._success:
+            self._success = False
+            self._buffers.pop(self._cid, None)
+            self._done.append(Completed(self._cid, 0, 0, 0))
+
+    def _r2t(self, pdu: Header) -> None:
+        """The target wants data of a write: H2CData PDUs, each as long as it takes them."""
+        _, _, _, _, _, cid, ttag, offset, length = DATA.unpack(pdu.head)
+        data = self._buffers.get(cid)
+        if data is None:
+            raise PduError(Fes.INVALID_HEADER_FIELD, _CCCID_AT, bytes(pdu.head), f"R2T for command {cid}")
+        if not length or offset + length > len(data):
+            why = f"R2T {offset}+{length} of {len(data)} bytes"
+            raise PduError(Fes.DATA_OUT_OF_RANGE, _DATAO_AT, bytes(pdu.head), why)
+        flags = (FLAG_HDGST if self._header_digest else 0) | (FLAG_DDGST if self._data_digest else 0)
+        pdo = align_data(DATA_SIZE, self._header_digest, self._cpda)
+        overhead = pdo + (DIGEST_SIZE if self._data_digest else 0)
+        end = offset + length
+        with self._lock:
+            while offset < end:
+                step = min(end - offset, self._maxh2cdata)
+                last = FLAG_LAST if offset + step == end else 0
+                head = DATA.pack(
+                    PduType.H2C_DATA, flags | last, DATA_SIZE, pdo, overhead + step, cid, ttag, offset, step
+                )
+                self._put(head, pdo, data[offset : offset + step])
+                offset += step
+            self._flush()
+
+    def _terminate(self, error: PduError) -> None:
+        plen = TERM_SIZE + len(error.header)
+        head = TERM.pack(PduType.H2C_TERM_REQ, 0, TERM_SIZE, 0, plen, error.fes, error.fei)
+        with contextlib.suppress(OSError):
+            self._socket.send(head + error.header, socket.MSG_DONTWAIT)
+
+    # -- the rest -------------------------------------------------------------------------------------------
+
+    def forget(self, cid: int) -> None:
+        """See `CapsuleChannel.forget`."""
+        self._buffers.pop(cid, None)
+
+    def rearm(self) -> None:
+        """See `CapsuleChannel.rearm`."""
+        self._fabric.rearm(self)
+
+    def close(self) -> None:
+        """See `CapsuleChannel.close`."""
+        self._fabric.unwatch(self)
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+
+class TcpFabric:
+    """The way to subsystem `nqn` at `host` and `port`; a `core.capsules.Fabric`."""
+
+    def __init__(self, host: str, port: int, nqn: str, options: InitiatorOptions | None = None) -> None:
+        self.nqn = nqn
+        self.address = f"{f'[{host}]' if ':' in host else host}:{port}"
+        self._where = host, port
+        self._options = options or InitiatorOptions()
+        self._channels: list[TcpChannel] = []
+        self._watcher: _Watcher | None = None
+
+    def open(self) -> TcpChannel:
+        """See `Fabric.open`."""
+        try:
+            channel = TcpChannel(self, self._where, self._options)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot connect to {self.address}: {error.strerror or error}") from error
+        self._channels.append(channel)
+        return channel
+
+    def watch(self, channel: CapsuleChannel, handler: Callable[[], None]) -> None:
+        """See `Fabric.watch`."""
+        assert isinstance(channel, TcpChannel)
+        if self._watcher is None:
+            self._watcher = _Watcher(f"nvme-tcp {self.address}")
+        self._watcher.add(channel.fileno(), handler)
+
+    def rearm(self, channel: TcpChannel) -> None:
+        """Watch a channel for the next thing to receive; nothing if nobody watches it."""
+        if self._watcher is not None:
+            self._watcher.rearm(channel.fileno())
+
+    def unwatch(self, channel: TcpChannel) -> None:
+        """Watch it no more."""
+        if self._watcher is not None:
+            self._watcher.remove(channel.fileno())
+
+    def close(self) -> None:
+        """See `Fabric.close`."""
+        for channel in self._channels:
+            channel.close()
+        self._channels.clear()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.stop()
+
+
+class _Watcher:
+    """A thread that sleeps on sockets and calls their handlers, once each time they were armed."""
+
+    def __init__(self, name: str) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def add(self, fd: int, handler: Callable[[], None]) -> None:
+        """Watch `fd`, armed."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def rearm(self, fd: int) -> None:
+        """Tell of `fd` once more; nothing if it is not watched."""
+        if fd in self._handlers:
+            with contextlib.suppress(OSError):
+                self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def remove(self, fd: int) -> None:
+        """Forget `fd`."""
+        if self._handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def _run(self) -> None:
+        while True:
+            for fd, _ in self._epoll.poll():
+                if fd == self._wake:
+                    return
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
+
+    def stop(self) -> None:
+        """End the thread."""
+        os.eventfd_write(self._wake, 1)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._epoll.close()
+        os.close(self._wake)
