@@ -19,6 +19,7 @@ from nvme_emu.cli.common import EXIT_ERRORS, EXIT_USAGE, complain
 if TYPE_CHECKING:
     from nvme_emu.observe.tui.frame import Frame
     from nvme_emu.observe.tui.gate import Gate
+    from nvme_emu.observe.tui.live import LiveSource
     from nvme_emu.observe.tui.source import Source
     from nvme_emu.observe.watched import Watched
     from nvme_emu.workload.plan import Plan
@@ -46,6 +47,12 @@ AFTER_MS = 10.0
 """Of the machine's clock, until --once looks."""
 LOOKS = 60
 """How often --once looks on its way, so that its curves have points."""
+ENTRIES, EVENTS = 128, 400
+"""Slots of each ring and events in the frame of --once and --json."""
+LEND_S = 0.02
+"""How long a simulation waits for a frame to be drawn; see `Gate.ask`."""
+SWITCH_S = 0.0005
+"""How long a thread keeps the interpreter while others want it."""
 VIEWS = ("overview", "queues", "commands", "workers", "media", "latency", "trace", "faults", "checker")
 
 _EPILOG = """\b
@@ -152,6 +159,7 @@ def _look_at_socket(options: Options, socket: str) -> int:
     except OSError as error:
         raise ValueError(f"{socket}: {error.strerror or error}") from error
     with contextlib.closing(source):
+        source.entries, source.events = ENTRIES, EVENTS
         if options.once or options.as_json:
             pause = threading.Event()
             frame = source.frame()
@@ -169,7 +177,7 @@ def _look_at_trace(options: Options, path: str) -> int:
 
     source = ReplaySource(path)
     if options.once or options.as_json:
-        source.entries = 128
+        source.entries, source.events = ENTRIES, EVENTS
         _print(source.frame(), options)
     else:
         _open_screen(source, options)
@@ -182,7 +190,9 @@ def _look_at_workload(options: Options) -> int:
         if options.once or options.as_json:
             _print(workload.after(int(options.after_ms * 1e6)), options)
         else:
-            _open_screen(workload.source(), options)
+            source = workload.source()
+            source.lend_s = LEND_S
+            _open_screen(source, options)
     failed = [result for result in workload.results if not result.ok]
     for result in failed:
         complain(f"{result.plan.name}: {result.failure or f'{result.mismatch_count} mismatches'}")
@@ -297,7 +307,7 @@ class Workload:
             finally:
                 machine.trace.remove_sink(sink)
 
-    def source(self, *, exact: bool = False, monotonic_s: Callable[[], float] | None = None) -> Source:
+    def source(self, *, exact: bool = False, monotonic_s: Callable[[], float] | None = None) -> LiveSource:
         """Let the jobs go, and look at them."""
         import time
 
@@ -323,7 +333,7 @@ class Workload:
             gate.until(marks[0])
         # A clock of looks, not of seconds: each of them makes a point of the curves.
         source = self.source(exact=True, monotonic_s=lambda: next(ticks))
-        source.entries = 128
+        source.entries, source.events = ENTRIES, EVENTS
         pause = threading.Event()
         frame: Frame | None = None
         for mark in marks:
@@ -346,7 +356,14 @@ class Workload:
 def _open_screen(source: Source, options: Options) -> None:
     from nvme_emu.observe.tui.app import TopApp
 
-    TopApp(source, view=options.view).run()
+    # A frame passes through some threads, and each hand-over waits until the workload's thread lets the
+    # interpreter go: 5 ms by default, six of which are the time of a frame.
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        TopApp(source, view=options.view).run()
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _print(frame: Frame, options: Options) -> None:

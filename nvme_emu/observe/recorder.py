@@ -170,12 +170,18 @@ class Recorder:
             self._stage("wakeup", event.ts_ns - completed_ns)
 
     def _stage(self, name: str, ns: int) -> None:
-        self._stages.setdefault(name, Histogram()).add(max(0, ns))
+        found = self._stages.get(name)
+        if found is None:
+            found = self._stages[name] = Histogram()
+        found.add(max(0, ns))
 
     def _end(self, now_ns: int, key: tuple[int, int], pending: _Pending, status: int) -> None:
         latency_ns = max(0, now_ns - pending.start_ns)
         kind = kind_of(key[0], pending.opcode)
-        self._latency.setdefault(kind, Histogram()).add(latency_ns)
+        found = self._latency.get(kind)
+        if found is None:
+            found = self._latency[kind] = Histogram()
+        found.add(latency_ns)
         slowest = self._slowest
         slow = len(slowest) < SAMPLES_MAX or latency_ns > slowest[0][0]
         if not slow and not status:

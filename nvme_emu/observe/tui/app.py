@@ -1,7 +1,7 @@
 """The terminal application: keys to a source and to where the reader is, frames to the screen.
 
 Only this module needs textual. A thread makes frames, thirty a second where that leaves the workload at least
-half of the time; the application draws each, and sends only the lines that differ from those before.
+half of a processor; the application draws each, and sends only the lines that differ from those before.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from nvme_emu.observe.tui.views.queues import slots_wanted
 __all__ = ["FRAMES_PER_S", "TopApp"]
 
 FRAMES_PER_S = 30
+EVENTS_SHOWN = 400
+"""Events that the trace view can be scrolled through."""
 TRAVEL_FAR = 100
 """Events that the braces travel."""
 
@@ -142,26 +144,29 @@ class TopApp(App[None]):
 
     def _make_frames(self) -> None:
         period_s = 1 / self._frames_per_s
+        due_s = time.monotonic()
         while not self._leaving.is_set():
-            begun_s = time.monotonic()
+            begun_cpu_s = time.thread_time()
             try:
                 with self._lock:
                     frame = self.source.frame()
-                self.call_from_thread(self._show, frame, time.monotonic() - begun_s)
+                self.call_from_thread(self._show, frame, time.thread_time() - begun_cpu_s)
             except RuntimeError:
                 return  # the application has ended
             except TimeoutError:
                 continue  # the simulation is at something long; its last picture stands
-            took_s = time.monotonic() - begun_s
-            self._leaving.wait(max(period_s - took_s, self._cost_s, 0.001))
+            # A frame that came late does not make the next one late.
+            now_s = time.monotonic()
+            due_s = max(due_s + period_s, now_s + self._cost_s)
+            self._leaving.wait(due_s - now_s)
 
     def _show(self, frame: Frame, made_s: float) -> None:
-        begun_s = time.monotonic()
+        begun_s = time.thread_time()
         self._frame = self._with_cost(frame)
         self._draw()
-        now_s = time.monotonic()
-        self._cost_s = made_s + now_s - begun_s
-        self._times_s.append(now_s)
+        self.call_after_refresh(self.source.drawn)
+        self._cost_s = made_s + time.thread_time() - begun_s
+        self._times_s.append(time.monotonic())
         self.drawn += 1
 
     def _with_cost(self, frame: Frame) -> Frame:
@@ -182,6 +187,7 @@ class TopApp(App[None]):
         if frame is None or not size.width:
             return
         self.source.entries = slots_wanted(size.width, size.height) if self.ui.view == "queues" else 0
+        self.source.events = EVENTS_SHOWN if self.ui.view == "trace" else 0
         self.query_one(Screenful).show(screen(frame, self.ui, size.width, size.height))
 
     def on_resize(self, event: events.Resize) -> None:

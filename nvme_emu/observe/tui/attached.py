@@ -14,7 +14,7 @@ from nvme_emu.observe.tui.faults import fault_states
 from nvme_emu.observe.tui.frame import CostState, FaultState, Frame, PlayState, from_machine
 from nvme_emu.observe.tui.history import History, MediaMaps
 from nvme_emu.observe.tui.live import INTERVAL_S
-from nvme_emu.observe.tui.replay import EVENTS_SHOWN, Recording
+from nvme_emu.observe.tui.replay import Recording
 from nvme_emu.observe.tui.replay import step as step_in
 from nvme_emu.observe.tui.source import Source
 from nvme_emu.observe.tui.trace_events import event_of, event_state
@@ -65,7 +65,8 @@ class AttachedSource(Source):
     def frame(self) -> Frame:
         """How things are there; the last that was known, and a note, when the server has gone."""
         if self._past is not None:
-            return self._past.frame(PlayState(mode="past", barred=dict(self.barred)), entries=self.entries)
+            play = PlayState(mode="past", barred=dict(self.barred))
+            return self._past.frame(play, entries=self.entries, events=self.events)
         if self._still is not None:
             return self._still
         if not self._over:
@@ -92,7 +93,7 @@ class AttachedSource(Source):
         if self._has_faults and now_s >= self._faults_due_s:
             self._faults_due_s = now_s + FAULTS_EVERY_S
             self._faults = fault_states(self._client.call("faults.list"))
-        shown = list(self._events)[-EVENTS_SHOWN:]
+        shown = list(self._events)[len(self._events) - min(self.events, len(self._events)) :]
         first = self._seen - len(shown) + 1
         frame = from_machine(state, title=self._title, play=PlayState(mode="running", barred=dict(self.barred)))
         total = self._seen + self._dropped
@@ -153,7 +154,7 @@ class AttachedSource(Source):
     def _enter_past(self) -> Recording:
         if self._past is None:
             base = self.frame()
-            events = sorted(self._events, key=lambda event: event.ts_ns)
+            events = list(self._events)
             if not events:
                 raise ValueError("no event has arrived yet")
             notes = ["registers, health and media as they are now"]

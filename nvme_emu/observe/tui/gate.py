@@ -52,6 +52,7 @@ class Gate:
         self._busy = False
         self._stop_at: Callable[[Any], bool] | None = None
         self._held = False
+        self._lent_until_s = 0.0
         self._speed = 0
         self._anchor: tuple[int, float] | None = None
         self._asked: deque[Callable[[], None]] = deque()
@@ -132,10 +133,12 @@ class Gate:
 
     # --- questions ------------------------------------------------------------------------------------------
 
-    def ask(self, fn: Callable[[], _T], *, timeout_s: float = 2.0) -> _T:
+    def ask(self, fn: Callable[[], _T], *, timeout_s: float = 2.0, lend_s: float = 0.0) -> _T:
         """``fn()`` on the thread that emits, between two of its events.
 
-        TimeoutError when it emits none and does not wait in `serve` or here; GateClosed at the end.
+        That thread then waits for `give_back`, ``lend_s`` at most: the interpreter is the asker's, who else
+        would wait for it at every step. TimeoutError when it emits none and does not wait in `serve` or here;
+        GateClosed at the end.
         """
         answer: deque[tuple[Any, BaseException | None]] = deque()
         done = threading.Event()
@@ -145,6 +148,7 @@ class Gate:
                 answer.append((fn(), None))
             except BaseException as error:  # carried to whoever asked
                 answer.append((None, error))
+            self._lent_until_s = time.monotonic() + lend_s if lend_s else 0.0
             done.set()
 
         with self._changed:
@@ -164,6 +168,12 @@ class Gate:
             raise failed
         return result  # type: ignore[no-any-return]
 
+    def give_back(self) -> None:
+        """Let the thread that was lent go on."""
+        with self._changed:
+            self._lent_until_s = 0.0
+            self._changed.notify_all()
+
     def serve(self) -> None:
         """Answer questions until `close`: for the simulation's thread when its work is done."""
         with self._changed:
@@ -182,9 +192,13 @@ class Gate:
             if self._stop_at is not None and self._stop_at(event):
                 self._stop_at, self._held = None, True
                 self._changed.notify_all()
-            while self._held or self._early(event):
-                self._changed.wait(0.1 if self._held else min(0.1, self._early(event)))
+            while (wait_s := 0.1 if self._held else min(0.1, max(self._lent(), self._early(event)))) > 0:
+                self._changed.wait(wait_s)
                 self._answer()
+
+    def _lent(self) -> float:
+        """For how many seconds this thread is still lent."""
+        return self._lent_until_s - time.monotonic() if self._lent_until_s else 0.0
 
     def _early(self, event: Any) -> float:
         """For how many seconds this event is to be held, at the speed that is wanted."""

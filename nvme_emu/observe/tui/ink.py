@@ -6,6 +6,7 @@ fifteen, thirty times a second beside a workload that is being looked at.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -38,6 +39,7 @@ __all__ = [
     "panel",
     "plain",
     "rule",
+    "runs",
     "spark",
     "table",
     "window",
@@ -74,6 +76,14 @@ def line(*parts: Cell) -> Text:
             text.append(part, PLAIN)
         else:
             text.append(part[0], part[1])
+    return text
+
+
+def runs(cells: Iterable[tuple[str, str]]) -> Text:
+    """Cells with their styles as a text; neighbours of one style become one piece, which is quick to draw."""
+    text = Text(no_wrap=True, end="")
+    for style, group in itertools.groupby(cells, lambda cell: cell[1]):
+        text.append("".join(glyph for glyph, _ in group), style)
     return text
 
 

@@ -20,7 +20,7 @@ from nvme_emu.observe.tui.faults import fault_states
 from nvme_emu.observe.tui.frame import CostState, FaultState, FindingState, Frame, PlayState, from_machine
 from nvme_emu.observe.tui.gate import SPEEDS, Gate
 from nvme_emu.observe.tui.history import History, MediaMaps
-from nvme_emu.observe.tui.replay import EVENTS_SHOWN, Recording
+from nvme_emu.observe.tui.replay import Recording
 from nvme_emu.observe.tui.replay import step as step_in
 from nvme_emu.observe.tui.source import Source
 from nvme_emu.observe.tui.trace_events import event_state
@@ -90,13 +90,20 @@ class LiveSource(Source):
         self._past: Recording | None = None
         self.barred = {} if gate.holds else {"step": _WALL, "slow": _WALL}
 
+    lend_s = 0.0
+    """How long a simulation waits at most, after it was looked at, until the frame is drawn."""
+
     # --- frames ---------------------------------------------------------------------------------------------
+
+    def drawn(self) -> None:
+        if self.lend_s:
+            self._gate.give_back()
 
     def frame(self) -> Frame:
         past = self._past
         if past is not None:
             play = PlayState(mode="past", barred=dict(self.barred))
-            return replace(past.frame(play, entries=self.entries), findings=self._found())
+            return replace(past.frame(play, entries=self.entries, events=self.events), findings=self._found())
         if self._still is not None:
             return self._still
         seen = self._look()
@@ -115,7 +122,7 @@ class LiveSource(Source):
 
     def _look(self) -> _Seen:
         watched, gate, entries = self._watched, self._gate, self.entries
-        limit = len(gate.events) if self._exact else max(SAMPLE_MAX, EVENTS_SHOWN)
+        limit = len(gate.events) if self._exact else max(SAMPLE_MAX, self.events)
 
         def look() -> _Seen:
             newest = list(itertools.islice(reversed(gate.events.copy()), limit))
@@ -123,7 +130,7 @@ class LiveSource(Source):
             rules = None if watched.faults is None else fault_states(watched.faults.snapshot())
             return _Seen(snapshot.snapshot(watched, entries_max=entries), newest, gate.seen, rules)
 
-        return gate.ask(look) if gate.holds else look()
+        return gate.ask(look, lend_s=self.lend_s) if gate.holds else look()
 
     def _take(self, seen: _Seen) -> None:
         """Feed what is new into the figures, or as much of it as a frame may cost."""
@@ -151,7 +158,7 @@ class LiveSource(Source):
             self._history.add(seen.state.stats)
 
     def _events(self, seen: _Seen) -> tuple[Any, ...]:
-        shown = seen.events[-EVENTS_SHOWN:]
+        shown = seen.events[len(seen.events) - min(self.events, len(seen.events)) :]
         first = seen.seen - len(shown) + 1
         return tuple(event_state(first + at, event) for at, event in enumerate(shown))
 
@@ -233,7 +240,7 @@ class LiveSource(Source):
             self._gate.pause()
         base = self.frame()
         copied = self._gate.events.copy
-        events = sorted(self._gate.ask(copied) if self._gate.holds else copied(), key=lambda event: event.ts_ns)
+        events = list(self._gate.ask(copied) if self._gate.holds else copied())
         if not events:
             raise ValueError("nothing was recorded yet")
         note = "registers, health and media as they are now"

@@ -16,10 +16,8 @@ from nvme_emu.observe.tui.replay_model import Model, estimate
 from nvme_emu.observe.tui.source import Source
 from nvme_emu.observe.tui.trace_events import event_state, read_trace
 
-__all__ = ["EVENTS_SHOWN", "Recording", "ReplaySource"]
+__all__ = ["Recording", "ReplaySource"]
 
-EVENTS_SHOWN = 400
-"""Events before the instant shown that a frame has."""
 CHECKPOINTS = 128
 """Models kept along a recording, so that going back need not begin at the beginning."""
 LBA_SIZE = 512
@@ -59,7 +57,7 @@ class Recording:
         events = self.events
         if not events:
             return
-        first, last = events[0].ts_ns, events[-1].ts_ns
+        first, last = events[0].ts_ns, max(event.ts_ns for event in events)
         step = max(1, (last - first) // POINTS_MAX)
         driver = any(event.__class__ is NvmeSetupCmd for event in events[:10_000])
         recorder, history, maps, model = Recorder(first, driver=driver), History(), MediaMaps(), Model(self._starts)
@@ -69,10 +67,11 @@ class Recording:
         for number, event in enumerate(events):
             if number % self._gap == 0:
                 self._checkpoints[number] = copy.deepcopy(model)
-            while event.ts_ns >= due and due <= last:
+            if event.ts_ns >= due:
                 stats = self._stats(model, recorder, due)
                 history.add(stats)
                 self._marks.append((number, stats))
+                # Intervals in which nothing happened are one.
                 due = max(due + step, event.ts_ns - (event.ts_ns - first) % step)
             model.feed(event)
             recorder(event)
@@ -143,12 +142,12 @@ class Recording:
 
     # --- the frame ------------------------------------------------------------------------------------------
 
-    def frame(self, play: PlayState, *, entries: int) -> Frame:
+    def frame(self, play: PlayState, *, entries: int, events: int) -> Frame:
         """The instant after the event at the position."""
         model = self._model_here()
         now_ns = self.events[self.position - 1].ts_ns if self.position else 0
         base, stats = self.base, self._figures(model, now_ns)
-        first = max(0, self.position - EVENTS_SHOWN)
+        first = max(0, self.position - events)
         shown = self.events[first : self.position]
         return Frame(
             title=self.title,
@@ -221,7 +220,7 @@ class ReplaySource(Source):
             recording.move(max(1, len(recording.events) // 600))
             self._playing = recording.position < len(recording.events)
         play = PlayState(mode="running" if self._playing else "replay", barred=dict(self.barred))
-        return self.recording.frame(play, entries=self.entries)
+        return self.recording.frame(play, entries=self.entries, events=self.events)
 
     def toggle_pause(self) -> None:
         """Play the recording from here, or stop."""

@@ -18,6 +18,9 @@ class Source(ABC):
     entries: int = 16
     """How many of the newest slots of each ring a frame has."""
 
+    events: int = 0
+    """How many of the newest events a frame has."""
+
     @abstractmethod
     def frame(self) -> Frame:
         """How things are now, or at the instant that was travelled to."""
@@ -25,6 +28,9 @@ class Source(ABC):
     @abstractmethod
     def toggle_pause(self) -> None:
         """Pause, or go on."""
+
+    def drawn(self) -> None:  # noqa: B027  most sources do not care
+        """The last frame is on the screen."""
 
     def step(self, what: str) -> None:
         """Go on by one "event" or one "command", and pause. ValueError with the reason where it cannot."""

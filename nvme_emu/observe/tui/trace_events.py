@@ -40,10 +40,11 @@ def event_of(record: dict[str, Any]) -> Any:
 
 
 def read_trace(path: str, *, events_max: int = EVENTS_MAX) -> tuple[list[Any], list[str]]:
-    """The events of a trace file in the order of their times, and notes on what is not shown of it.
+    """The events of a trace file in its order, and notes on what is not shown of it.
 
-    Of a trace of several machines (`compare`) the first one's. ValueError where a line is no event, OSError
-    where the file cannot be read.
+    It is not sorted: a simulated task runs ahead until it blocks, so that times go back and forth by some
+    microseconds, while the order is that of cause and effect. Of a trace of several machines (`compare`) the
+    first one's are taken. ValueError where a line is no event, OSError where the file cannot be read.
     """
     notes: list[str] = []
     events: list[Any] = []
@@ -68,8 +69,6 @@ def read_trace(path: str, *, events_max: int = EVENTS_MAX) -> tuple[list[Any], l
             ) from None
         if event is not None:
             events.append(event)
-    # A simulated task runs ahead until it blocks: the file has the order of running, a reader wants time's.
-    events.sort(key=lambda event: event.ts_ns)
     return events, notes
 
 

@@ -26,6 +26,7 @@ from nvme_emu.observe.tui.ink import (
     line,
     pad,
     rule,
+    runs,
 )
 from nvme_emu.observe.tui.ui import Ui, View
 
@@ -122,10 +123,9 @@ def _maps(frame: Frame, width: int, rows: int) -> Lines:
         text.append_text(_bars(reads[row], others[row], most, bar_width))
         text.append(" ▕", BORDER)
         text.append(" " * (heat_width - len(columns)))
-        for column in columns:
-            # The root lifts what is rare: an outlier is what a heat map is looked at for.
-            text.append(*heat(math.sqrt(column[row] / brightest) if brightest else 0))
-        lines.append(text)
+        # The root lifts what is rare: an outlier is what a heat map is looked at for.
+        shown = (math.sqrt(column[row] / brightest) if brightest else 0.0 for column in columns)
+        lines.append(text.append_text(runs(map(heat, shown))))
     return lines
 
 

@@ -24,6 +24,7 @@ from nvme_emu.observe.tui.ink import (
     line,
     pad,
     rule,
+    runs,
     table,
 )
 from nvme_emu.observe.tui.ui import Ui, View, selected
@@ -116,9 +117,8 @@ def _heat(name: str, style: str, counts: Sequence[int], rows: int, wide: int, nb
         label = Text(f"{name:<{LABEL}}" if not row else " " * LABEL, style, end="")
         if row and nbytes is not None:
             label = Text(f"{words.amount(nbytes * row // rows):>{LABEL - 2}}  ", DIM, end="")
-        for count in merged[row * wide : (row + 1) * wide]:
-            label.append(*heat(count / top if top else 0))
-        lines.append(label)
+        counted = merged[row * wide : (row + 1) * wide]
+        lines.append(line().append_text(label).append_text(runs(heat(count / top if top else 0) for count in counted)))
     return lines
 
 

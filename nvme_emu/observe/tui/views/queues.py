@@ -29,6 +29,7 @@ from nvme_emu.observe.tui.ink import (
     line,
     pad,
     rule,
+    runs,
     table,
 )
 from nvme_emu.observe.tui.ui import Ui, View, selected
@@ -125,7 +126,7 @@ def _draw(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
     ]
     if ring is not None:
         lines += _ring_lines(ring, ui, width, height)
-        lines += _entry_lines(ring, ui, width)
+        lines += _entry_lines(ring, ui, width, _told_by_trace(frame))
     return pad([fit(text, width) for text in lines], width, height)
 
 
@@ -193,7 +194,7 @@ def _whole(ring: Ring, width: int) -> Text:
     head, tail = ring.head % size * cells // size, ring.tail % size * cells // size
     marks[tail] = ("T", BRIGHT)
     marks[head] = ("=", BRIGHT) if head == tail else ("H", ACCENT)
-    return line((f"{'ring':<{LABEL}}", DIM), *marks)
+    return line((f"{'ring':<{LABEL}}", DIM)).append_text(runs(marks))
 
 
 def _slots(ring: Ring, ui: Ui, width: int, rows: int) -> Lines:
@@ -204,15 +205,12 @@ def _slots(ring: Ring, ui: Ui, width: int, rows: int) -> Lines:
     for start in range(0, len(entries), per_row):
         part = entries[start : start + per_row]
         text = line((f"{part[0].index:>{LABEL - 2}}  ", DIM))
-        marks = Text(" " * LABEL, end="")
-        for entry in part:
-            glyph, style = _glyph(entry)
-            text.append(glyph, f"reverse {style}" if entry is chosen else style)
-            marks.append(*_mark(entry.index, ring))
+        text.append_text(runs(_glyph(entry, entry is chosen) for entry in part))
+        indices = [entry.index for entry in part]
         if start + per_row >= len(entries):
             text.append("▏", BORDER)
-            marks.append(*_mark((part[-1].index + 1) % max(1, ring.size), ring))
-        lines += [text, marks]
+            indices.append((part[-1].index + 1) % max(1, ring.size))
+        lines += [text, line(" " * LABEL).append_text(runs(_mark(index, ring) for index in indices))]
     return lines
 
 
@@ -222,13 +220,13 @@ def _mark(index: int, ring: Ring) -> tuple[str, str]:
     return ("T", BRIGHT) if index == ring.tail else (" ", DIM)
 
 
-def _glyph(entry: EntryState) -> tuple[str, str]:
-    style = STATE_STYLES.get(entry.state, PLAIN)
+def _glyph(entry: EntryState, chosen: bool) -> tuple[str, str]:
+    style, glyph = STATE_STYLES.get(entry.state, PLAIN), entry.words[:1] or "?"
     if entry.state == "empty":
-        return "·", style
-    if entry.phase is not None:
-        return str(entry.phase), BAD if entry.status else style
-    return (entry.words[:1] or "?"), style
+        glyph = "·"
+    elif entry.phase is not None:
+        glyph, style = str(entry.phase), BAD if entry.status else style
+    return glyph, f"reverse {style}" if chosen else style
 
 
 def _legend(ring: Ring) -> Text:
@@ -253,12 +251,17 @@ def _chosen(ring: Ring, ui: Ui) -> EntryState | None:
     return entries[max(0, len(entries) - 1 - ui.slot)] if entries else None
 
 
-def _entry_lines(ring: Ring, ui: Ui, width: int) -> Lines:
+def _told_by_trace(frame: Frame) -> str:
+    """What the reader of a recording must know of an entry's bytes."""
+    return "rebuilt from the trace, which has no PRPs and flags" if frame.play.total else ""
+
+
+def _entry_lines(ring: Ring, ui: Ui, width: int, note: str) -> Lines:
     entry = _chosen(ring, ui)
     if entry is None:
         return [line(("no slot of this ring is known", DIM))]
     title = f"slot {entry.index} · {entry.state}"
-    return [rule(title, width), *_decoded(ring, entry, width)]
+    return [rule(title, width, right=note), *_decoded(ring, entry, width)]
 
 
 def _decoded(ring: Ring, entry: EntryState, width: int) -> Lines:
@@ -286,7 +289,9 @@ def _detail(frame: Frame, ui: Ui, width: int) -> Lines:
         f" · {entry.state} · {len(raw)} bytes at ",
         (_at(ring, entry), BRIGHT),
     )
-    return [head, Text(""), *hex_lines(raw, width), Text(""), *_decoded(ring, entry, width)]
+    note = _told_by_trace(frame)
+    told = [line((note, WARN))] if note else []
+    return [head, *told, Text(""), *hex_lines(raw, width), Text(""), *_decoded(ring, entry, width)]
 
 
 def _at(ring: Ring, entry: EntryState) -> str:
