@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "effects-log": ("nvme_emu.cli.nvme_words", "effects_log", "Commands Supported and Effects."),
     "list-ns": ("nvme_emu.cli.nvme_words", "list_ns", "The identifiers of the namespaces."),
     "ns-descs": ("nvme_emu.cli.nvme_words", "ns_descs", "The names of a namespace."),
+    "tour": ("nvme_emu.cli.tour", "tour", "Follow one write, step by step: first sync, then async."),
     "decode": ("nvme_emu.cli.decode", "decode", "Explain a pasted command, completion, register or page."),
     "trace": ("nvme_emu.cli.trace", "trace", "Show, convert, compare and measure traces."),
 }

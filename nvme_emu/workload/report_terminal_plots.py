@@ -134,7 +134,8 @@ class TimelinePlot:
         width = max(16, options.max_width - LABEL - 1)
         timeline, window = self._timeline, self._window
         done = sum(request[4] <= window for request in timeline.requests)
-        yield Text(f"{self._title}: {done} I/Os done in {duration(window)}", style=f"bold {self._style}")
+        so_far = f"after {duration(timeline.end_ns)}" if timeline.end_ns <= window else f"in {duration(window)}"
+        yield Text(f"{self._title}: {done} I/Os done {so_far}", style=f"bold {self._style}")
         for lane in (*timeline.callers[:4], *timeline.workers[:4]):
             cells = [("─", "bright_black")] * width
             for busy, mark, style in ((lane.wakes, "░", "red"), (lane.runs, "█", self._style)):
