@@ -164,7 +164,8 @@ def _commands_supported(ctrl: Controller, cmd: Command) -> bytes:
     for opcode in ctrl.admin_handlers:
         admin[opcode] = COMMAND_EFFECTS.pack(csupp=1, csp=0 if opcode in _SCOPE_DEPENDS else SCOPE_CONTROLLER)
     for opcode in NVM_HANDLERS:
-        nvm[opcode] = COMMAND_EFFECTS.pack(csupp=1, lbcc=int(opcode in _CHANGES_BLOCKS), csp=SCOPE_NAMESPACE)
+        # Their scope is not reported: Linux (nvme_command_effects) warns of I/O commands with other effects.
+        nvm[opcode] = COMMAND_EFFECTS.pack(csupp=1, lbcc=int(opcode in _CHANGES_BLOCKS))
     return COMMANDS_SUPPORTED_AND_EFFECTS.build(acs=admin, iocs=nvm)
 
 

@@ -20,10 +20,14 @@ from greenlet import getcurrent, greenlet
 from nvme_emu.core.errors import DmaError
 from nvme_emu.transports.vfio_user.session import Session
 
-__all__ = ["ANSWER_NS", "ClientMessages"]
+__all__ = ["ANSWER_NS", "READ_BYTES_MAX", "ClientMessages"]
 
 ANSWER_NS = 5_000_000_000
 """How long a client may take to answer before it is dropped: as long as QEMU waits for us."""
+
+READ_BYTES_MAX = 64 << 10
+"""How much is asked for at a time. QEMU 11 sends an answer with one call and forgets what a full socket did not
+take of it, so an answer must fit into its socket's buffer (208 KiB where nobody has changed the default)."""
 
 _OUTSTANDING_BYTES_MAX = 4 << 20
 """How much is asked to be stored before the first answers are waited for."""
@@ -90,12 +94,13 @@ class ClientMessages:
 
     def read(self, address: int, nbytes: int) -> bytes:
         """Bytes of the client's memory. DmaError when it refuses, or when the step was abandoned."""
-        self._check(address, nbytes)
-        limit = self._session.data_bytes_max
-        ids = [
-            self._session.ask_read(address + at, min(limit, nbytes - at)) for at in range(0, nbytes, limit)
-        ]
-        return b"".join(self._answers_to(ids, address, nbytes))
+        limit = min(self._session.data_bytes_max, READ_BYTES_MAX)
+        parts = []
+        for at in range(0, nbytes, limit):
+            self._check(address, nbytes)
+            asked = self._session.ask_read(address + at, min(limit, nbytes - at))
+            parts += self._answers_to([asked], address, nbytes)
+        return b"".join(parts)
 
     def write(self, pieces: list[tuple[int, memoryview]]) -> None:
         """Store in the client's memory, in order. DmaError as for `read`."""

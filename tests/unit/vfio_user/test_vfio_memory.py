@@ -17,7 +17,7 @@ from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
 from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.status import DNR, Status
 from nvme_emu.transports.vfio_user.dma import DMA_MAPS_MAX
-from nvme_emu.transports.vfio_user.remote import ANSWER_NS
+from nvme_emu.transports.vfio_user.remote import ANSWER_NS, READ_BYTES_MAX
 
 READ, WRITE = 1, 2
 
@@ -391,6 +391,17 @@ def test_transfers_are_cut_to_what_a_message_may_carry(rig: Rig) -> None:
     pages = host.memory.pages(2)
     assert io.run(NvmOpcode.READ, 1, pages, pages + PAGE, 0, 0, 15) == (0, 0)
     assert max(count for _, _, count in client.dma) == 4096
+
+
+def test_reads_are_short_enough_for_a_client_that_answers_in_one_call(distant: NvmeHost) -> None:
+    """QEMU loses what its socket does not take at once."""
+    out, prp_list = distant.memory.pages(64), distant.memory.pages()
+    distant.memory.put(prp_list, struct.pack("<63Q", *(out + PAGE * n for n in range(1, 64))))
+    distant.client.dma.clear()
+    assert distant.io.run(NvmOpcode.WRITE, 1, out, prp_list, 0, 0, 511) == (0, 0)
+    reads = [count for name, _, count in distant.client.dma if name == "DMA_READ"]
+    assert max(reads) == READ_BYTES_MAX
+    assert sum(reads) >= 64 * PAGE
 
 
 @pytest.mark.parametrize(
