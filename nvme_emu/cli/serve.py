@@ -35,6 +35,7 @@ Examples:
   nvme-emu serve --vfio-user /tmp/ssd.sock
   nvme-emu serve --vfio-user /tmp/ssd.sock --image disk.img --doorbells trapped --trace events.jsonl
   nvme-emu serve --vfio-user /tmp/a.sock --vfio-user /tmp/b.sock --size 256M --profile tlc
+  nvme-emu serve --tcp 127.0.0.1:4420 --nqn nqn.2024-01.org.example:ssd --size 1G
 
 \b
 The guest's side, with QEMU 10.1 or newer (its memory must be shared to be fast):
@@ -48,7 +49,7 @@ Exit codes:
   2    bad usage: a socket or an image that cannot be used …
   130  interrupted with Ctrl-C: everything has been closed properly
 
-docs/linux.md tells more.
+docs/linux.md and docs/tcp.md tell more.
 """
 
 
@@ -57,6 +58,9 @@ class Options:
     """The command line of `serve`."""
 
     vfio_user: tuple[str, ...]
+    tcp: tuple[str, ...]
+    nqn: tuple[str, ...]
+    allow_host: tuple[str, ...]
     doorbells: str
     images: tuple[str, ...]
     size: str | None
@@ -72,6 +76,13 @@ class Options:
 class FrontEnd(Protocol):
     """One way in to one device."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong that is nobody's fault but ours."""
+
+    def work(self) -> None:
+        """Let the device do what is due, and tell its clients."""
+
     def summary(self) -> dict[str, object]:
         """What it did, ready for JSON."""
 
@@ -82,6 +93,16 @@ class FrontEnd(Protocol):
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--vfio-user", metavar="SOCKET", multiple=True, help="Offer an SSD as a PCI device there; repeatable."
+)
+@click.option(
+    "--tcp",
+    metavar="HOST:PORT",
+    multiple=True,
+    help="Offer an SSD over NVMe/TCP there (port 0: a free one); repeatable.",
+)
+@click.option("--nqn", metavar="NQN", multiple=True, help="The name of the nth --tcp SSD (made of its serial number).")
+@click.option(
+    "--allow-host", metavar="NQN", multiple=True, help="Over TCP let only this host in; repeatable (default: everyone)."
 )
 @click.option(
     "--doorbells",
@@ -119,10 +140,10 @@ class FrontEnd(Protocol):
 )
 @click.option("--quiet", "-q", is_flag=True, help="No lines on standard error but errors.")
 def serve(lba_size: str, **options: Any) -> int:
-    """Serve emulated SSDs to virtual machines until Ctrl-C or SIGTERM.
+    """Serve emulated SSDs to virtual machines and other hosts until Ctrl-C or SIGTERM.
 
-    Every socket offers an SSD of its own. One client uses it at a time; when it goes the SSD is reset, and its
-    data stays for the next one.
+    Every socket offers an SSD of its own. One vfio-user client uses it at a time; when it goes the SSD is reset,
+    and its data stays for the next one. Over TCP many hosts may use it together.
     """
     chosen = Options(lba_size=int(lba_size), **options)
     try:
@@ -135,12 +156,17 @@ def serve(lba_size: str, **options: Any) -> int:
 def _serve(options: Options) -> int:
     from nvme_emu.transports.loop import Loop
 
-    if not options.vfio_user:
-        raise ValueError("nothing to serve: say --vfio-user SOCKET")
-    if len(options.images) > len(options.vfio_user):
-        raise ValueError(f"{len(options.images)} images for {len(options.vfio_user)} socket(s)")
-    if len(options.rpc) > len(options.vfio_user):
-        raise ValueError(f"{len(options.rpc)} --rpc sockets for {len(options.vfio_user)} SSD(s)")
+    places = [("vfio-user", path) for path in options.vfio_user] + [("tcp", address) for address in options.tcp]
+    if not places:
+        raise ValueError("nothing to serve: say --vfio-user SOCKET or --tcp HOST:PORT")
+    if len(options.images) > len(places):
+        raise ValueError(f"{len(options.images)} images for {len(places)} socket(s)")
+    if len(options.rpc) > len(places):
+        raise ValueError(f"{len(options.rpc)} --rpc sockets for {len(places)} SSD(s)")
+    if len(options.nqn) > len(options.tcp):
+        raise ValueError(f"{len(options.nqn)} --nqn for {len(options.tcp)} --tcp")
+    if options.allow_host and not options.tcp:
+        raise ValueError("--allow-host is about --tcp, which is not there")
     started = time.monotonic()
     with ExitStack() as closing:
         loop = Loop()
@@ -150,17 +176,16 @@ def _serve(options: Options) -> int:
             from nvme_emu.observe.jsonl import JsonLines
 
             sink = closing.enter_context(JsonLines(options.trace))
-        devices, fronts = [], []
-        for number, path in enumerate(options.vfio_user, 1):
+        fronts: list[FrontEnd] = []
+        for number, (kind, where) in enumerate(places, 1):
             device = _make_device(options, number)
             closing.callback(device.close)
             if sink is not None:
                 device.trace.add_sink(sink)
-            front = _VfioUserFront(loop, path, device, options)
+            front = _make_front(loop, kind, where, number - 1 - len(options.vfio_user), device, options)
             closing.callback(front.close)
             if number <= len(options.rpc):
                 closing.enter_context(_remote_control(loop, device, front, options.rpc[number - 1]))
-            devices.append(device)
             fronts.append(front)
         with _signals(loop) as caught:
             loop.run()
@@ -179,7 +204,7 @@ def _serve(options: Options) -> int:
     return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
 
 
-def _remote_control(loop: Loop, device: ServedDevice, front: _VfioUserFront, path: str) -> RpcServer:
+def _remote_control(loop: Loop, device: ServedDevice, front: FrontEnd, path: str) -> RpcServer:
     """The socket of --rpc. Its thread asks the loop's, which alone touches the device."""
     from nvme_emu.observe.rpc import Watched, serve_rpc
 
@@ -207,6 +232,17 @@ def _make_device(options: Options, number: int) -> ServedDevice:
             seed=options.seed,
         )
     )
+
+
+def _make_front(
+    loop: Loop, kind: str, where: str, nth_tcp: int, device: ServedDevice, options: Options
+) -> FrontEnd:
+    if kind == "vfio-user":
+        return _VfioUserFront(loop, where, device, options)
+    from nvme_emu.cli.serve_tcp import TcpFront
+
+    nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
+    return TcpFront(loop, where, device, nqn=nqn, hosts=options.allow_host, log=_logger(options))
 
 
 class _VfioUserFront:

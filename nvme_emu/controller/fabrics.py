@@ -269,6 +269,7 @@ class FabricsTarget:
         self.associations: dict[int, Association] = {}
         self.addresses = tuple(addresses)
         self.generation = 0
+        self.controllers_made = 0
         self._next_cntlid = 1
         for subsystem in subsystems:
             self.add_subsystem(subsystem)
@@ -337,6 +338,7 @@ class FabricsTarget:
         self._next_cntlid = cntlid % 0xFFEF + 1
         association = Association(self, subsystem, cntlid, hostnqn, hostid)
         self.associations[cntlid] = association
+        self.controllers_made += 1
         return association
 
     def associations_of(self, subsystem: Subsystem) -> list[Association]:
