@@ -82,8 +82,8 @@ def log_axis(axes: Axes, words: Callable[[float], str], which: str = "y") -> Non
 
 
 def short(text: str) -> str:
-    """``10.0k`` as ``10k``, for an axis."""
-    return re.sub(r"\.0+(?=\D|$)", "", text)
+    """``10.0k`` as ``10k`` and ``3.50k`` as ``3.5k``, for an axis."""
+    return re.sub(r"\.(\d*?)0+(?=\D|$)", lambda found: f".{found[1]}" if found[1] else "", text)
 
 
 def inline_svg(name: str, inches: tuple[float, float], draw: Drawing, *, layout: str = "constrained") -> str:

@@ -22,6 +22,7 @@ from nvme_emu.workload.report_capture import Capture, HeatMap, Timeline, close_u
 from nvme_emu.workload.report_charts import boxes, nines
 from nvme_emu.workload.report_html import html_page
 from nvme_emu.workload.report_plots import charts_of, courses_of
+from nvme_emu.workload.report_style import short
 from nvme_emu.workload.report_terminal_plots import HeatPlot, TimelinePlot, compare_plots
 from nvme_emu.workload.report_timeline import slots
 
@@ -155,6 +156,14 @@ def test_nines_axis_gives_equal_room_to_each_nine() -> None:
     assert nines(0.9, 10**6) == pytest.approx(1)
     assert nines(0.999, 10**6) == pytest.approx(3)
     assert nines(1.0, 500) == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("10.0k", "10k"), ("3.50k", "3.5k"), ("100.5 µs", "100.5 µs"), ("200 µs", "200 µs"), ("1.05M", "1.05M")],
+)
+def test_short_takes_zeros_behind_the_point_only(text: str, expected: str) -> None:
+    assert short(text) == expected
 
 
 def test_boxes_are_one_path() -> None:
