@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -270,47 +269,24 @@ class PairState:
         return 0
 
 
-class Lock:
+class Lock(_thread.RLock):  # type: ignore[misc]  # final only in the stub
     """A recursive lock that tells whether it is held. (C reads that without a call.)"""
 
-    __slots__ = ("_count", "_lock", "_owner")
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._count = 0
-        self._owner = 0
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock; False if it was not to be had in ``timeout`` seconds (negative: without end)."""
-        taken = self._lock.acquire(blocking, timeout)
-        if taken:
-            self._count += 1
-            self._owner = threading.get_ident()
-        return taken
+    __slots__ = ()
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody holds it, the caller included."""
-        return not self.held() and self.acquire(False)
-
-    def release(self) -> None:
-        """Give it back; RuntimeError unless the caller holds it."""
-        if not self.held():
-            raise RuntimeError("release of a lock that the caller does not hold")
-        self._count -= 1
-        self._lock.release()
+        return not self.held() and self.acquire(blocking=False)
 
     def held(self) -> bool:
         """Whether the caller holds it."""
-        return self._count > 0 and self._owner == threading.get_ident()
+        return bool(self._is_owned())  # type: ignore[attr-defined]
 
     def locked(self) -> bool:
         """Whether anybody holds it."""
-        return self._count > 0
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+        if self.held():
+            return True
+        if self.acquire(blocking=False):
+            self.release()
+            return False
+        return True

@@ -64,7 +64,10 @@ class Namespace:
             out = np.empty(nbytes, np.uint8)
         if exchange is not None and exchange(READ, self.nsid, slba, nlb - 1, out, nbytes):
             return out
-        rq = Request(READ, self.nsid, slba, nlb, nlb - 1, _writable_view(out, nbytes), False, out)
+        view = memoryview(out)  # type: ignore[arg-type]
+        if view.format != "B" or view.ndim != 1 or view.readonly or len(view) != nbytes or not view.c_contiguous:
+            view = _writable_view(out, nbytes)
+        rq = Request(READ, self.nsid, slba, nlb, nlb - 1, view, False, out)
         path.run(rq)
         return out if rq.done and not rq._status else rq.wait()  # type: ignore[return-value]
 

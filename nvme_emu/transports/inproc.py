@@ -12,6 +12,7 @@ own, which costs processor time.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import kworker
@@ -19,7 +20,7 @@ from nvme_emu._core import Lock
 from nvme_emu.core.ports import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kworker import Runtime, TimerHandle
     from nvme_emu.core.memory import HostMemory
@@ -38,6 +39,10 @@ class InprocTransport:
         self._virtual = runtime.virtual
         # On threads a lock whose state the compiled core can see.
         self._lock: Any = kworker.Spinlock(runtime=runtime) if runtime.virtual else Lock()
+        # A thread runtime's clock without the way through its property.
+        self._clock: Callable[[], int] = (
+            time.perf_counter_ns if isinstance(runtime, kworker.ThreadRuntime) else lambda: runtime.now_ns
+        )
         self._handlers: dict[int, IrqHandler] = {}
         # Like blk-mq's affinity: a queue's interrupt goes to the CPU that submitted to it last.
         self._irq_cpu: dict[int, int] = {}
@@ -96,7 +101,7 @@ class InprocTransport:
         controller, lock = self._controller, self._lock
         lock.acquire()
         try:
-            irqs, due = controller.doorbell_sq(qid, tail, self._runtime.now_ns)
+            irqs, due = controller.doorbell_sq(qid, tail, self._clock())
         finally:
             lock.release()
         if due != self._armed_ns:
@@ -112,7 +117,7 @@ class InprocTransport:
         controller, lock = self._controller, self._lock
         lock.acquire()
         try:
-            follows = controller.doorbell_cq(qid, head, self._runtime.now_ns)
+            follows = controller.doorbell_cq(qid, head, self._clock())
         finally:
             lock.release()
         if follows is None:
