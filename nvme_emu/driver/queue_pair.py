@@ -39,6 +39,9 @@ BOUNCE_PAGES = 2
 BOUNCE_BYTES = BOUNCE_PAGES * PAGE_SIZE
 # What `exchange` gives.
 DELAYED, ANSWERED, LOOK = range(3)
+# The addresses of a PRP list of contiguous pages, from the first page's.
+PAGE_OFFSETS = np.arange(1, PAGE_SIZE // 8 + 1, dtype=np.uint64) * np.uint64(PAGE_SIZE)
+LISTED_BYTES_MAX = (len(PAGE_OFFSETS) + 1) * PAGE_SIZE
 # Where the submission queue head, the command identifier and the status word are in a completion seen as 16-bit words.
 SQHD_HALF, CID_HALF, STATUS_HALF = 4, 6, 7
 
@@ -95,6 +98,7 @@ class QueuePair(PairState):
             # For whoever is alone on the queue (see _core/lane.c): it needs no list of the pool's.
             self._list_addr = self._pool.alloc()
             self._list_view = self._ring_view(self._list_addr, PAGE_SIZE)
+            self._list_words = np.frombuffer(self._list_view, np.uint64)
         self.inflight = [None] * tags
         self._free, self._cids = self.tags.free, self.tags.cid
         # The column gait's view of the same rings, and which command of its batch each tag is.
@@ -236,15 +240,19 @@ class QueuePair(PairState):
             region: Region = self._memory.add_region(array, writable=not rq.to_device, name="request")
             rq.region = region
             addr = region.base
+            if self._list_addr and self.outstanding == 1 and rq.nbytes <= LISTED_BYTES_MAX:
+                # Alone on the queue: the pair's list is free, and the next one that needs a list will find this one
+                # outstanding until it has ended. The region starts on a page, so that one addition makes the list.
+                count = -(-rq.nbytes // PAGE_SIZE) - 1
+                if count < 2:
+                    return addr, addr + PAGE_SIZE if count else 0
+                np.add(PAGE_OFFSETS[:count], np.uint64(addr), out=self._list_words[:count])
+                return addr, self._list_addr
         pages = page_addresses(addr, rq.nbytes, PAGE_SIZE)
         needed = list_pages_needed(len(pages) - 1, PAGE_SIZE)
-        if needed == 1 and self.outstanding == 1 and self._list_addr:
-            # Alone on the queue: the next one that needs a list is not, until this one has ended.
-            lists: tuple[int, ...] = (self._list_addr,)
-        else:
-            lists = tuple(self._pool.alloc() for _ in range(needed))
-            if lists:
-                self._lists[tag] = lists
+        lists = tuple(self._pool.alloc() for _ in range(needed))
+        if lists:
+            self._lists[tag] = lists
         views = [np.frombuffer(self._ring_view(a, PAGE_SIZE), np.uint64) for a in lists]
         return write_prp_lists(pages, lists, views, PAGE_SIZE)
 
@@ -459,5 +467,6 @@ class QueuePair(PairState):
         self._pool.free(self.sq_addr, self._sq_pages)
         self._pool.free(self.cq_addr, self._cq_pages)
         if self.qid:
+            del self._list_words
             self._pool.free(self._list_addr)
         self._memory.remove_region(self._bounce_region)
