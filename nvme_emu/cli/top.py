@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import shutil
@@ -358,12 +359,15 @@ def _open_screen(source: Source, options: Options) -> None:
 
     # A frame passes through some threads, and each hand-over waits until the workload's thread lets the
     # interpreter go: 5 ms by default, six of which are the time of a frame.
+    # The collector need not walk through all modules again while fifty thousand events come and go.
+    gc.freeze()
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
         TopApp(source, view=options.view).run()
     finally:
         sys.setswitchinterval(before)
+        gc.unfreeze()
 
 
 def _print(frame: Frame, options: Options) -> None:

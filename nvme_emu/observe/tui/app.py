@@ -15,7 +15,7 @@ from typing import ClassVar
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.geometry import Region
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input
@@ -51,7 +51,7 @@ class Screenful(Widget, can_focus=True):
         if len(before) != len(lines):
             self.refresh()
             return
-        width = self.size.width
+        width = max(self.size.width, lines[0].cell_len)
         changed = [Region(0, y, width, 1) for y, text in enumerate(lines) if text != before[y]]
         if changed:
             self.refresh(*changed)
@@ -182,8 +182,8 @@ class TopApp(App[None]):
             self._frame = self._with_cost(self.source.frame())
         self._draw()
 
-    def _draw(self) -> None:
-        frame, size = self._frame, self.size
+    def _draw(self, size: Size | None = None) -> None:
+        frame, size = self._frame, size or self.size
         if frame is None or not size.width:
             return
         self.source.entries = slots_wanted(size.width, size.height) if self.ui.view == "queues" else 0
@@ -191,8 +191,8 @@ class TopApp(App[None]):
         self.query_one(Screenful).show(screen(frame, self.ui, size.width, size.height))
 
     def on_resize(self, event: events.Resize) -> None:
-        """The same frame at another size."""
-        self._draw()
+        """The same frame at another size, which only the event knows yet."""
+        self._draw(event.size)
 
     # --- where the reader is ---------------------------------------------------------------------------------
 

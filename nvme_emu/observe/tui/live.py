@@ -81,6 +81,7 @@ class LiveSource(Source):
             watched.recorder = self._recorder
         self._history = History()
         self._maps = MediaMaps()
+        self._maps.know_all(snapshot.namespace_states(watched))
         self._fed = gate.seen
         self._due_s = 0.0
         self._cost = CostState()
@@ -127,32 +128,36 @@ class LiveSource(Source):
         def look() -> _Seen:
             newest = list(itertools.islice(reversed(gate.events.copy()), limit))
             newest.reverse()
+            # First the events, then the state: the ages of its commands are taken from them.
+            self._feed(newest, gate.seen)
             rules = None if watched.faults is None else fault_states(watched.faults.snapshot())
             return _Seen(snapshot.snapshot(watched, entries_max=entries), newest, gate.seen, rules)
 
         return gate.ask(look, lend_s=self.lend_s) if gate.holds else look()
 
-    def _take(self, seen: _Seen) -> None:
-        """Feed what is new into the figures, or as much of it as a frame may cost."""
-        fresh = seen.seen - self._fed
-        looked = min(fresh, len(seen.events))
-        feed = not self._exact
-        if looked < fresh and feed:
+    def _feed(self, newest: list[Any], seen: int) -> None:
+        """Take what is new into the figures, or as much of it as a frame may cost."""
+        fresh = seen - self._fed
+        looked = min(fresh, len(newest) if self._exact else SAMPLE_MAX, len(newest))
+        if looked < fresh and not self._exact:
             self._recorder.skip()
-        self._maps.know_all(seen.state.namespaces)
-        for event in seen.events[len(seen.events) - looked :]:
-            if feed:
+        for event in newest[len(newest) - looked :]:
+            if not self._exact:
                 self._recorder(event)
             self._maps.add(event)
-        self._fed = seen.seen
+        self._fed = seen
+        if not self._exact:
+            part = looked / fresh if fresh else 1.0
+            self._cost = replace(self._cost, sampled=self._cost.sampled * 0.9 + part * 0.1)
+
+    def _take(self, seen: _Seen) -> None:
+        """What is measured over some time: rates of events, the points of the curves."""
+        self._maps.know_all(seen.state.namespaces)
         now_s = self._monotonic_s()
         before_s, before = self._counted
         if now_s - before_s >= 1.0:
             self._counted = (now_s, seen.seen)
             self._cost = replace(self._cost, events_per_s=(seen.seen - before) / (now_s - before_s))
-        part = looked / fresh if fresh else 1.0
-        if feed:
-            self._cost = replace(self._cost, sampled=self._cost.sampled * 0.9 + part * 0.1)
         if now_s >= self._due_s:
             self._due_s = now_s + INTERVAL_S
             self._history.add(seen.state.stats)
