@@ -37,7 +37,10 @@ class Task(Protocol):
         """Called after each round of socket events in which its deadline has come."""
 
     def next_deadline(self) -> int | None:
-        """When (ns of the loop's clock) `work` must be called; None for not at all. Asked every round."""
+        """When (ns of the loop's clock) `work` must be called; None for not at all.
+
+        Asked at the start of every round; `work` may come although the deadline has moved meanwhile.
+        """
 
 
 class Loop:
@@ -115,21 +118,23 @@ class Loop:
     def round(self, timeout_ns: int | None = None) -> None:
         """Wait for events or the next deadline, `timeout_ns` at most, and serve what came."""
         self.rounds += 1
-        for key, events in self._ready(self._wait_ns(timeout_ns)):
+        tasks = [(task.next_deadline(), task) for task in self._tasks]
+        first = min((due for due, _ in tasks if due is not None), default=None)
+        wait_ns = timeout_ns
+        if first is not None:
+            wait_ns = max(first - self.clock(), 0)
+            if timeout_ns is not None and timeout_ns < wait_ns:
+                wait_ns = timeout_ns
+        for key, events in self._ready(wait_ns):
             # A callback before this one may have closed the file.
             if self._selector.get_map().get(key.fd) is not None:
                 key.data(events)
-        for task in tuple(self._tasks):
-            due = task.next_deadline()
-            if due is not None and due <= self.clock():
+        if first is None:
+            return
+        now = self.clock()
+        for due, task in tasks:
+            if due is not None and due <= now:
                 task.work()
-
-    def _wait_ns(self, timeout_ns: int | None) -> int | None:
-        dues = [due for due in (task.next_deadline() for task in self._tasks) if due is not None]
-        if not dues:
-            return timeout_ns
-        wait_ns = max(min(dues) - self.clock(), 0)
-        return wait_ns if timeout_ns is None else min(wait_ns, timeout_ns)
 
     def _ready(self, wait_ns: int | None) -> list[tuple[selectors.SelectorKey, int]]:
         if wait_ns is None:

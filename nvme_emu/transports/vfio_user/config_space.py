@@ -88,6 +88,8 @@ class ConfigSpace:
 
     def __init__(self, shape: FunctionShape) -> None:
         self.shape = shape
+        self.bus_master = False
+        """Whether the function may read and write memory, and send interrupt messages."""
         self._data = bytearray(CONFIG_BYTES)
         self._writable = _writable_bits(shape)
         self.reset()
@@ -95,14 +97,10 @@ class ConfigSpace:
     def reset(self) -> None:
         """Every field to its initial value."""
         self._data[:] = _initial(self.shape)
+        self.bus_master = False
 
     def _u16(self, at: int) -> int:
         return int.from_bytes(self._data[at : at + 2], "little")
-
-    @property
-    def bus_master(self) -> bool:
-        """Whether the function may read and write memory, and send interrupt messages."""
-        return bool(self._u16(Header.CMD) & COMMAND.mask("bme"))
 
     @property
     def msix_enabled(self) -> bool:
@@ -120,12 +118,13 @@ class ConfigSpace:
 
     def write(self, offset: int, data: bytes) -> Effect:
         """Store what may be stored of `data` at `offset`; the caller has checked the range."""
-        command, control = self._u16(Header.CMD), self._u16(_MXC_AT)
+        bus_master, control = self.bus_master, self._u16(_MXC_AT)
         for at, new in enumerate(data, offset):
             mask = self._writable[at]
             self._data[at] = self._data[at] & ~mask | new & mask
         effect = Effect.NONE
-        if (command ^ self._u16(Header.CMD)) & COMMAND.mask("bme"):
+        self.bus_master = bool(self._u16(Header.CMD) & COMMAND.mask("bme"))
+        if bus_master != self.bus_master:
             effect |= Effect.BUS_MASTER
         if control != self._u16(_MXC_AT):
             effect |= Effect.MSIX

@@ -91,6 +91,12 @@ class DoorbellPage:
             return self._looked_ns
         return self._looked_ns + min(idle_ns >> 2, PAUSE_MAX_NS)
 
+    @property
+    def behind(self) -> bool:
+        """Whether queues have certainly come or gone since `refresh`: their number has changed."""
+        rings = self._controller.rings
+        return len(rings.sqs) + len(rings.cqs) != len(self._known)
+
     def clear_unused(self) -> None:
         """Clear the words of queues that do not exist; called before something may create some."""
         image = bytearray(self._view)

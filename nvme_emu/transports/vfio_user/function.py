@@ -75,6 +75,7 @@ class VfioUserFunction:
         config = controller.config
         self.controller = controller
         self.steps = 0
+        self._stride = config.doorbell_stride
         self._clock = clock
         self._close_fd = close_fd
         self._mapped_doorbells = mapped_doorbells
@@ -338,30 +339,43 @@ class VfioUserFunction:
         for _ in range(TURNS_MAX):
             if not self._may_step():
                 return
-            noted, self._noted = self._noted, {}
-            for offset, value in noted.items():
-                controller.mmio_write(offset, 4, value)
+            if self._noted:
+                noted, self._noted = self._noted, {}
+                for offset, value in noted.items():
+                    self._ring(offset, value)
             now = self._clock()
             if page is not None:
                 page.scan(now, self._ring)
                 admin = controller.rings.sqs.get(0)
-                if admin is not None and admin.head != admin.tail:
-                    page.clear_unused()  # one of these commands may create a queue
+                may_create = admin is not None and admin.head != admin.tail
+                if may_create:
+                    page.clear_unused()
+            else:
+                may_create = False
             if self.maps.copied:
                 self._copied_step(now)
             else:
                 controller.step(now)
             self.steps += 1
-            if page is not None:
+            if page is not None and (may_create or page.behind):
                 page.refresh()
-            self.vectors.deliver(controller.take_irqs())
+            irqs = controller.take_irqs()
+            if irqs:
+                self.vectors.deliver(irqs)
             due = controller.next_deadline()
             if not self._noted and (due is None or due > now):
                 return
         self._work_due = True
 
     def _ring(self, offset: int, value: int) -> None:
-        self.controller.mmio_write(offset, 4, value)
+        """What a doorbell at a BAR0 offset means; one between two doorbells is the controller's to drop."""
+        index, rest = divmod(offset - _DOORBELLS, self._stride)
+        if rest:
+            self.controller.mmio_write(offset, 4, value)
+        elif index & 1:
+            self.controller.ring_cq(index >> 1, value & 0xFFFF)
+        else:
+            self.controller.ring_sq(index >> 1, value & 0xFFFF)
 
     def _copied_step(self, now: int) -> None:
         """A step with memory that is not mapped: fetch what it will look at, carry back what it has stored.

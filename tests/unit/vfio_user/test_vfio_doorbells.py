@@ -108,6 +108,26 @@ def test_words_rung_while_there_was_no_queue_are_not_the_next_queues_tail(host: 
     assert io.run(NvmOpcode.READ, 1, host.memory.pages(), 0, 0, 0, 7) == (0, 0)
 
 
+def test_controller_that_takes_time_to_be_ready_is_watched_afterwards(
+    make_rig: Callable[..., Rig], clock: Clock
+) -> None:
+    rig = make_rig(mapped_doorbells=True, clock=clock, ready_ns=1_000_000)
+    client = rig.client()
+    reply = client.request(Command.DEVICE_GET_REGION_INFO, REGION_INFO.build(argsz=64, index=0))
+    page = mmap.mmap(reply.fds[0], 0x3000, offset=0x1000)
+    os.close(reply.fds[0])
+    memory = GuestMemory(client)
+    host = NvmeHost(client, memory, page=page)
+    host.set_up()
+    assert not host.read32(Reg.CSTS) & 1
+    clock.now_ns += 1_000_000
+    rig.turn()
+    assert host.read32(Reg.CSTS) & 1
+    assert host.admin.run(AdminOpcode.IDENTIFY, 0, memory.pages(), 0, 1) == (0, 0)
+    page.close()
+    memory.close()
+
+
 def test_looks_become_rarer_while_nothing_happens_and_frequent_again(host: NvmeHost, clock: Clock) -> None:
     rig = host.client.rig
     page = rig.function.page

@@ -436,8 +436,8 @@ class NvmeHost:
         else:
             self.page[offset - 0x1000 : offset - 0xFFC] = value.to_bytes(4, "little")
 
-    def enable(self) -> None:
-        """Admin queue, CC.EN, CSTS.RDY."""
+    def set_up(self) -> None:
+        """Admin queue and CC.EN."""
         self.admin = Queue(self, 0)
         self.write32(Reg.AQA, AQA.pack(asqs_z=Queue.SIZE - 1, acqs_z=Queue.SIZE - 1))
         for register, address in ((Reg.ASQ, self.admin.sq), (Reg.ACQ, self.admin.cq)):
@@ -445,6 +445,10 @@ class NvmeHost:
             self.write32(register, low)
             self.write32(register + 4, high)
         self.write32(Reg.CC, CC.pack(en=1, iosqes=6, iocqes=4))
+
+    def enable(self) -> None:
+        """Set up, and wait for CSTS.RDY."""
+        self.set_up()
         for _ in range(ROUNDS_MAX):
             if self.read32(Reg.CSTS) & 1:
                 return
