@@ -142,7 +142,9 @@ class Namespace:
             out = np.empty(nbytes, np.uint8)
             view = memoryview(out)  # type: ignore[arg-type]
         else:
-            view = _writable_view(out, nbytes)
+            view = memoryview(out)  # type: ignore[arg-type]
+            if view.format != "B" or view.ndim != 1 or view.readonly or len(view) != nbytes or not view.c_contiguous:
+                view = _writable_view(out, nbytes)
         if nlb <= self.nlb_max:
             rq = Request(READ, self.nsid, slba, nlb, nlb - 1, view, False, out)
             if callback is not None:
