@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.workload.engine_async import AsyncJob
 from nvme_emu.workload.job import Control, Job, aligned_buffers
-from nvme_emu.workload.pattern import READ, WRITE, Operation
+from nvme_emu.workload.pattern import READ, TRIM, WRITE, Operation
 from nvme_emu.workload.rng import U64
 from nvme_emu.workload.verify import stamps_of
 
@@ -61,7 +61,7 @@ class SyncJob(Job):
                     runtime.consume(charge)
                     runtime.settle()
                 size = nlb * lba_size
-                if paced and not self._sleep_until(self._due(direction, size)):
+                if paced and not self._sleep_until(self._due((direction, slba, nlb, tag))):
                     nbytes = 0
                     break
                 pair = views.get(nlb)
@@ -77,8 +77,14 @@ class SyncJob(Job):
                             self._fill(view, stamps, slba, nlb)
                             issued = now()
                         write(slba, view)
-                    else:
+                    elif direction == TRIM:
                         discard(slba, nlb)
+                    else:
+                        self._flush()
+                        ios -= 1
+                        if now() >= self._event and self._tick(now()):
+                            nbytes = 0
+                        continue
                 except NvmeError as error:
                     self._fail(error)
                     return

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kworker import Completion
 from nvme_emu.workload.job import Control, Job, aligned_buffers
-from nvme_emu.workload.pattern import READ, WRITE, Operation
+from nvme_emu.workload.pattern import FLUSH, READ, TRIM, WRITE, Operation
 from nvme_emu.workload.rng import U64
 from nvme_emu.workload.stats import depth_slot, submit_slot
 from nvme_emu.workload.verify import stamps_of
@@ -181,14 +181,17 @@ class AsyncJob(Job):
                     if fills:
                         self._fill(view, stamps, slba, nlb)
                     submit_write(slba, view, callback=slot.callback)
-                else:
+                elif direction == TRIM:
                     ns.submit_discard(slba, nlb, callback=slot.callback)
+                else:
+                    ns.submit_flush(callback=slot.callback)
             except BaseException:
                 free.append(slot)
                 feed.ended = True
                 raise
             slot.issued = now()
-            slat[direction](slot.issued - slot.start)
+            if direction != FLUSH:
+                slat[direction](slot.issued - slot.start)
             depth_counts[depth_slots[len(free)]] += 1
             count += 1
         if count:
@@ -211,6 +214,10 @@ class AsyncJob(Job):
                 self._fail(request.error)
                 free.append(slot)
                 stop = True
+                continue
+            if direction == FLUSH:
+                self.stats.sync.add(end - slot.start)
+                free.append(slot)
                 continue
             # The completing thread may be done before the submission has returned here.
             issued = slot.issued if slot.issued >= slot.start else end
@@ -285,7 +292,7 @@ class _Feed:
             operation = self._draw()
             if operation is None:
                 return None
-            self.due = job._due(operation[0], operation[2] * self._lba_size) if job._paced else 0
+            self.due = job._due(operation) if job._paced else 0
         self.held = operation
         if self.due and job._now() < self.due:
             return None

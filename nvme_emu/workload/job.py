@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kworker import Completion
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.workload.histogram import FLUSH_COUNT
-from nvme_emu.workload.pattern import WRITE, Operation, operations
+from nvme_emu.workload.pattern import FLUSH, WRITE, Operation, operations
 from nvme_emu.workload.rng import U64
 from nvme_emu.workload.stats import JobStats
 from nvme_emu.workload.verify import Content, Verifier
@@ -93,7 +93,9 @@ class Job:
         self._writes = plan.pattern.direction != "trim" and WRITE in plan.pattern.directions
         self.log = WriteLog() if checks and self._writes and plan.do_verify else None
         self._generation = 0
-        self._paced = any(plan.rate_iops) or any(plan.rate_bytes)
+        self._timed = plan.replay is not None and plan.replay.timed
+        self._paced = self._timed or any(plan.rate_iops) or any(plan.rate_bytes)
+        self._loop_start = 0
         self._pace_start = 0
         self._pace_done = [[0, 0], [0, 0], [0, 0]]
         # The property's function without the attribute look-up: the clock is read several times an I/O.
@@ -136,6 +138,8 @@ class Job:
         stream = iter(operations(plan.pattern))
         loop = 0
         while True:
+            if plan.replay is not None:
+                stream = plan.replay.batches()
             self._work(stream, time_based=plan.time_based and self.log is None)
             if plan.end_fsync and self._writes and not self.stats.error:
                 self._flush()
@@ -162,6 +166,7 @@ class Job:
         before = [direction.ios for direction in self.stats.directions]
         # The first loop begins with the job: runtime=2s must not be told as 1999 ms for what came in between.
         begun = self._now() if any(before) else self._epoch
+        self._loop_start = max(begun, self._epoch)
         try:
             self._transfer(stream, nbytes, plan.number_ios or FOREVER, check=self.verifier is not None)
         finally:
@@ -270,12 +275,15 @@ class Job:
             self.runtime.sleep_ns(min(left, SLEEP_SLICE_NS))
         return when < self._deadline and not self._over()
 
-    def _due(self, direction: int, nbytes: int) -> int:
-        """When the next I/O in this direction may begin, by rate and rate_iops; counts it as begun."""
-        plan, (ios, total) = self.plan, self._pace_done[direction]
-        due = self._pace_start
+    def _due(self, operation: Operation) -> int:
+        """When the next operation may begin, by its recorded time, rate and rate_iops; counts it as begun."""
+        direction, _, nlb, tag = operation
+        due = self._loop_start + tag if self._timed else self._pace_start
+        if direction == FLUSH:
+            return due
+        plan, nbytes, (ios, total) = self.plan, nlb * self.plan.lba_size, self._pace_done[direction]
         if plan.rate_iops[direction]:
-            due = self._pace_start + ios * 1_000_000_000 // plan.rate_iops[direction]
+            due = max(due, self._pace_start + ios * 1_000_000_000 // plan.rate_iops[direction])
         if plan.rate_bytes[direction]:
             due = max(due, self._pace_start + total * 1_000_000_000 // plan.rate_bytes[direction])
         self._pace_done[direction][0] += 1

@@ -141,6 +141,14 @@ def _parse_verify(text: str, units: Units) -> str | bytes:
     return text
 
 
+def _parse_skip(text: str, units: Units) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(","))
+    for word in words:
+        if word not in ("read", "write", "trim", "sync"):
+            raise ValueError(f"'{word}' is not one of read, write, trim, sync")
+    return words
+
+
 def _one_of(*values: int) -> Parser:
     def parse(text: str, units: Units) -> int:
         value = parse_int(text, units)
@@ -202,6 +210,14 @@ _HONOURED = (
     _honoured("fdatasync", _count, "as fsync: NVMe has one Flush", default=0),
     _honoured("end_fsync", parse_bool, "flush when the writes are done", bare="1", default=False),
     _honoured("fsync_on_close", parse_bool, "as end_fsync", bare="1", default=False),
+    # replay
+    _honoured("read_iolog", parse_text, "log that is replayed: fio's iolog, blkparse's text, our trace"),
+    _honoured("replay_no_stall", parse_bool, "replay as fast as possible", **_flag),
+    _honoured("replay_time_scale", _positive, "recorded pace in per cent", default=100),
+    _honoured("replay_redirect", parse_text, "file that all I/O of the log goes to"),
+    _honoured("replay_scale", _positive, "divides the log's offsets", default=1),
+    _honoured("replay_align", parse_int, "the log's offsets are rounded down to a multiple", default=0),
+    _honoured("replay_skip", _parse_skip, "directions of the log that are left out", default=()),
     # pace
     _honoured("rate", per_direction(_count), "cap in bytes a second"),
     _honoured("rate_iops", per_direction(_count), "cap in I/Os a second"),
@@ -308,8 +324,7 @@ _REFUSED = """
     bs_unaligned=0 blocksize_unaligned=0 bs_is_seq_rand=0 ignore_error rw_sequencer=sequential,identical
     fill_device=0 fill_fs=0 file_append=0 offset_align=0 percentage_random=100 atomic=0 sync=0,none
     verify_only=0 verify_offset=0 verify_backlog=0 verify_backlog_batch=0 verify_state_load=0
-    trim_percentage=0 trim_backlog=0 trim_backlog_batch=0 read_iolog read_iolog_chunked=0
-    replay_no_stall=0 replay_redirect replay_scale=1 replay_align=0 replay_time_scale=100 replay_skip
+    trim_percentage=0 trim_backlog=0 trim_backlog_batch=0 read_iolog_chunked=0
     merge_blktrace_file merge_blktrace_scalars merge_blktrace_iters exec_prerun exec_postrun
     zonemode=none zonesize=0 zonecapacity=0 zonerange=0 zoneskip=0 read_beyond_wp=0 max_open_zones=0
     job_max_open_zones=0 ignore_zone_limits=0 zone_reset_threshold=0 zone_reset_frequency=0

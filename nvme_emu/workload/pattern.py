@@ -1,7 +1,8 @@
 """Which blocks a job touches, in which order and direction: an endless stream of operations.
 
 An operation is the tuple (direction, slba, nlb, tag). A *pass* covers the job's whole range once; after
-it the next begins, in another order when the job is random. The stream knows nothing of limits, time or
+it the next begins, in another order when the job is random. The tag says which write a verifying read
+expects, and in a replay when the operation is due (workload.replay). The stream knows nothing of limits, time or
 rates: the engine takes from it what the job may do.
 
 Without norandommap a random pass touches every block exactly once, by a permutation that needs no map.
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 
 from nvme_emu.workload.rng import U64, Pareto, Permutation, Stream, Zipf
 
-__all__ = ["READ", "TRIM", "WRITE", "Extent", "Operation", "PatternSpec", "operations"]
+__all__ = ["FLUSH", "READ", "TRIM", "WRITE", "Extent", "Operation", "PatternSpec", "operations"]
 
 READ, WRITE, TRIM = 0, 1, 2
+FLUSH = 3
+"""Only a replay has flushes among its operations; patterns leave them to fsync=N."""
 BATCH = 1024
 """Operations that are generated at once: large enough that numpy's fixed costs vanish, small enough to
 begin at once."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from nvme_emu.workload.histogram import DEFAULT_PERCENTILES
 from nvme_emu.workload.pattern import PatternSpec
+from nvme_emu.workload.replay import Replay
 from nvme_emu.workload.verify import VerifySpec
 
 __all__ = ["BlockSizes", "JobPlan", "MachinePlan", "Plan"]
@@ -22,6 +23,8 @@ class JobPlan:
     name: str
     mode: str
     pattern: PatternSpec
+    replay: Replay | None = None
+    """What a replaying job does; `pattern` then only bounds its places and sizes."""
     nsid: int = 1
     lba_size: int = 512
     iodepth: int = 1

@@ -22,6 +22,15 @@ from nvme_emu.workload.jobfile import JobFile, JobFileError, JobSection
 from nvme_emu.workload.options import ASYNC_ENGINES
 from nvme_emu.workload.pattern import Extent, PatternSpec
 from nvme_emu.workload.plan import BlockSizes, JobPlan, MachinePlan, Plan
+from nvme_emu.workload.replay import Recording, ReplayError
+from nvme_emu.workload.replay_plan import (
+    LogReader,
+    block_sizes,
+    bytes_needed,
+    file_names,
+    replay_of,
+    replay_pattern,
+)
 from nvme_emu.workload.rng import mix64
 from nvme_emu.workload.values import Percent
 from nvme_emu.workload.verify import HEADER_BYTES, VerifySpec
@@ -80,6 +89,8 @@ class _Planner:
         self.files: dict[str, _File] = {}
         self.notes: list[str] = list(jobs.notes)
         self.problems: list[str] = []
+        self.logs = LogReader()
+        self.recordings: dict[str, Recording] = {}
 
     def plan(self) -> Plan:
         sections = self.source.jobs
@@ -89,6 +100,11 @@ class _Planner:
             "queues": self._common("nvme_queues"),
             "depth": self._common("nvme_queue_depth"),
         }
+        for section in sections:
+            if section.get("read_iolog"):
+                self._guard(section, self._read_log, lba_size)
+        if self.problems:
+            raise JobFileError(self.problems)
         for section in sections:
             self._guard(section, self._measure)
         namespaces, namespace_bytes = self._lay_out(lba_size)
@@ -119,9 +135,8 @@ class _Planner:
         try:
             step(section, *args)
         except (_Problem, ValueError) as error:
-            text = (
-                str(error) if isinstance(error, _Problem) else f"{section.place}: [{section.name}]: {error}"
-            )
+            placed = isinstance(error, (_Problem, ReplayError))
+            text = str(error) if placed else f"{section.place}: [{section.name}]: {error}"
             if text not in self.problems:
                 self.problems.append(text)
 
@@ -137,6 +152,10 @@ class _Planner:
 
     # --- files ---
 
+    def _read_log(self, section: JobSection, lba_size: int) -> None:
+        recording = self.recordings[section.place] = self.logs.recording(section, lba_size)
+        self.notes += [note for note in recording.notes if note not in self.notes]
+
     def _files_of(self, section: JobSection, clone: int) -> list[_File]:
         directory = section.get("directory")
         prefix = ""
@@ -144,7 +163,10 @@ class _Planner:
             # fio deals several directories out to the clones; with filename it uses the first.
             choices = re.split(r"(?<!\\):", directory)
             prefix = choices[0 if section.get("filename") else clone % len(choices)].rstrip("/") + "/"
-        if section.get("filename"):
+        log = self.recordings.get(section.place)
+        if log is not None and (section.get("replay_redirect") or not section.get("filename")):
+            names, prefix = file_names(section, log), ""
+        elif section.get("filename"):
             names = [
                 name.replace("\\:", ":") for name in re.split(r"(?<!\\):", section.get("filename")) if name
             ]
@@ -167,15 +189,22 @@ class _Planner:
             devices = {file.device for file in files}
             if len(devices) > 1:
                 raise _Problem(
-                    f"{section.place_of('filename')}: filename: a job's files must lie in one namespace"
+                    f"{section.place_of('filename', 'read_iolog')}: filename: a job's files must lie in one "
+                    f"namespace; these are {', '.join(file.name for file in files)}"
                 )
             if not 0 <= max(devices) <= 16:
                 raise _Problem(f"{section.place_of('filename')}: filename: namespaces are 1 to 16")
+            recording = self.recordings.get(section.place)
+            if recording is not None and len(files) not in (1, len(recording.files)):
+                raise _Problem(f"{section.place_of('filename')}: filename: a log is replayed on one file")
             offset, size = section.get("offset"), _size_of_each(section, len(files))
             increment = section.get("offset_increment")
             extra = 0 if isinstance(increment, Percent) else increment * clone
             shift = (0 if isinstance(offset, Percent) else offset) + extra
-            for file in files:
+            reach = bytes_needed(recording, len(files)) if recording is not None else [0] * len(files)
+            for file, end in zip(files, reach, strict=True):
+                if size is None:
+                    file.need = max(file.need, -(-end // ALIGN) * ALIGN)
                 if size is not None:
                     file.need = max(file.need, shift + size)
                 elif shift:
@@ -213,7 +242,8 @@ class _Planner:
         plans: list[JobPlan],
     ) -> None:
         files = self._files_of(section, clone)
-        blocks = _block_sizes(section, lba_size)
+        log = self.recordings.get(section.place)
+        blocks = block_sizes(log) if log is not None else _block_sizes(section, lba_size)
         extents, size = self._extents(section, files, clone, lba_size, _min_block(section, blocks))
         engine, iodepth = section.get("ioengine"), section.get("iodepth")
         mode = "async" if engine in ASYNC_ENGINES else "sync"
@@ -224,24 +254,13 @@ class _Planner:
                     f"{place}: iodepth={iodepth}: ioengine={engine} waits for each I/O, so the depth is 1"
                 )
             iodepth = 1
-        buffers = iodepth * max(high for _, high in blocks)
-        if buffers > BUFFERS_MAX:
-            raise _Problem(
-                f"{section.place_of('iodepth')}: iodepth={iodepth} blocks of {max(high for _, high in blocks)} bytes "
-                f"need {buffers >> 20} MiB of buffers; the limit is {BUFFERS_MAX >> 20}"
-            )
         seed = self._seed(section, len(plans))
-        direction = section.get("rw").removeprefix("rand") or "rw"
-        pattern = PatternSpec(
-            direction=direction,
-            random=section.get("rw").startswith("rand"),
-            extents=extents,
-            nlb=tuple((low // lba_size, high // lba_size) for low, high in blocks),  # type: ignore[arg-type]
-            read_percent=section.get("rwmixread"),
-            random_map=not section.get("norandommap"),
-            distribution=section.get("random_distribution"),
-            seed=seed,
-        )
+        if log is not None:
+            pattern = replay_pattern(log, extents, seed)
+            replay = replay_of(section, log, extents, [file.name for file in files])
+        else:
+            pattern, replay = _pattern(section, blocks, extents, lba_size, seed), None
+        _check_buffers(section, iodepth, max(high for _, high in pattern.nlb) * lba_size)
         fits = [extent for extent in extents if extent.nlb >= pattern.granule]
         if not fits:
             raise _Problem(
@@ -253,6 +272,7 @@ class _Planner:
                 name=section.name if "name" not in section.texts else section.get("name"),
                 mode=mode,
                 pattern=pattern,
+                replay=replay,
                 nsid=files[0].device or 1,
                 lba_size=lba_size,
                 iodepth=iodepth,
@@ -260,7 +280,8 @@ class _Planner:
                 clone=clone,
                 stonewall=section.get("stonewall") and clone == 0,
                 exitall=section.get("exitall"),
-                io_bytes=self._io_bytes(section, size),
+                # A log ends by itself.
+                io_bytes=self._io_bytes(section, size) if log is None or section.get("io_size") else 0,
                 loops=section.get("loops"),
                 number_ios=section.get("number_ios"),
                 runtime_ns=section.get("runtime"),
@@ -282,7 +303,7 @@ class _Planner:
                 scramble_buffers=section.get("scramble_buffers"),
                 cpu_ns_per_io=self.cpu_ns_per_io,
                 engine=engine,
-                rw=section.get("rw"),
+                rw=section.get("rw") if log is None else pattern.direction,
                 bs=blocks,
                 size=size,
                 description=section.get("description") or "",
@@ -389,6 +410,29 @@ def _block_sizes(section: JobSection, lba_size: int) -> BlockSizes:
                 )
         blocks.append((low, high))
     return blocks[0], blocks[1], blocks[2]
+
+
+def _pattern(
+    section: JobSection, blocks: BlockSizes, extents: tuple[Extent, ...], lba_size: int, seed: int
+) -> PatternSpec:
+    return PatternSpec(
+        direction=section.get("rw").removeprefix("rand") or "rw",
+        random=section.get("rw").startswith("rand"),
+        extents=extents,
+        nlb=tuple((low // lba_size, high // lba_size) for low, high in blocks),  # type: ignore[arg-type]
+        read_percent=section.get("rwmixread"),
+        random_map=not section.get("norandommap"),
+        distribution=section.get("random_distribution"),
+        seed=seed,
+    )
+
+
+def _check_buffers(section: JobSection, iodepth: int, block_bytes: int) -> None:
+    if iodepth * block_bytes > BUFFERS_MAX:
+        raise _Problem(
+            f"{section.place_of('iodepth')}: iodepth={iodepth} blocks of {block_bytes} bytes "
+            f"need {iodepth * block_bytes >> 20} MiB of buffers; the limit is {BUFFERS_MAX >> 20}"
+        )
 
 
 def _min_block(section: JobSection, blocks: BlockSizes) -> int:
