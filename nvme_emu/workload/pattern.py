@@ -2,8 +2,8 @@
 
 An operation is the tuple (direction, slba, nlb, tag). A *pass* covers the job's whole range once; after
 it the next begins, in another order when the job is random. The tag says which write a verifying read
-expects, and in a replay when the operation is due (workload.replay). The stream knows nothing of limits, time or
-rates: the engine takes from it what the job may do.
+expects, and in a replay when the operation is due (workload.replay). The stream knows nothing of limits,
+time or rates: the engine takes from it what the job may do.
 
 Without norandommap a random pass touches every block exactly once, by a permutation that needs no map.
 Where block sizes vary, the range is cut into pieces of the drawn sizes first, and the pieces are visited

@@ -268,7 +268,7 @@ def _read_trace(recording: Recording, lines: Lines) -> None:
         recording.add(ts_ns - start, direction, file, slba * size, nlb * size, number)
     # A trace has the command's dwords, not the list of ranges that Dataset Management transfers.
     recording.notes += [
-        f"{recording.path}: {count} commands {name} are left out: a trace does not tell all about them"
+        f"{recording.path}: left out, because a trace does not tell all about it: {name} ({count} times)"
         for name, count in left_out.items()
     ]
 
