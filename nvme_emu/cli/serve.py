@@ -171,6 +171,8 @@ def _serve(options: Options) -> int:
     with ExitStack() as closing:
         loop = Loop()
         closing.callback(loop.close)
+        # From here on a signal ends the loop, also before it runs: no socket file is left behind.
+        caught = closing.enter_context(_signals(loop))
         sink = None
         if options.trace is not None:
             from nvme_emu.observe.jsonl import JsonLines
@@ -187,8 +189,7 @@ def _serve(options: Options) -> int:
             if number <= len(options.rpc):
                 closing.enter_context(_remote_control(loop, device, front, options.rpc[number - 1]))
             fronts.append(front)
-        with _signals(loop) as caught:
-            loop.run()
+        loop.run()
         summary = {
             "version": 1,
             "seconds": round(time.monotonic() - started, 3),

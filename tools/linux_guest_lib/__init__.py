@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-__all__ = ["cache", "guest", "images", "packages", "qemu", "server"]
+__all__ = ["bench", "cache", "guest", "images", "packages", "qemu", "server"]

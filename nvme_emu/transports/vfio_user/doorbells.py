@@ -25,7 +25,7 @@ from nvme_emu.transports.vfio_user.ports import CompletionRing, NvmeFunction, Su
 
 __all__ = ["PAUSE_MAX_NS", "SPIN_NS", "DoorbellPage"]
 
-SPIN_NS = 200_000
+SPIN_NS = 50_000
 PAUSE_MAX_NS = 4_000_000
 
 _AT = int(Reg.DOORBELLS)
