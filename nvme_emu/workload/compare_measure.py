@@ -61,13 +61,22 @@ def measure_row(
     if config.virtual:
         row = _measure(config, spec, count, costs, driver_class, (sink, capture))
     else:
-        # On the wall clock who looks is felt. The figures are of a run that nobody watches; where its time went,
-        # and the picture, are of one more, which is short unless somebody wants every event.
+        # On the wall clock who looks is felt. The figures are of a run that nobody watches; in which proportions
+        # its time went where, and the picture, are of one more, which is short unless every event is wanted.
         row = _measure(config, spec, count, costs, driver_class, None)
         watched = count if sink is not None else min(count, WATCHED_IOS_WALL)
         seen = _measure(config, spec, watched, costs, driver_class, (sink, capture))
-        row = replace(row, stages_ns=seen.stages_ns, doorbells=seen.doorbells, interrupts=seen.interrupts)
+        row = replace(
+            row, stages_ns=_scaled(seen, row), doorbells=seen.doorbells, interrupts=seen.interrupts
+        )
     return row if capture is None else replace(row, picture=capture.picture())
+
+
+def _scaled(seen: Row, row: Row) -> dict[str, float]:
+    """The stages of a watched row in their proportions, as parts of an unwatched row's mean latency."""
+    whole = sum(seen.stages_ns.values())
+    factor = row.lat_ns["mean"] / whole if whole else 0.0
+    return {name: round(value * factor, 1) for name, value in seen.stages_ns.items()}
 
 
 def _measure(
