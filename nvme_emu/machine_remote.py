@@ -59,6 +59,8 @@ class RemoteConfig:
         parse_url(self.url)
         if self.mode not in ("sync", "async"):
             raise ValueError(f"mode={self.mode!r}: over {SCHEME} it is 'sync' or 'async'")
+        if self.worker not in ("pump", "per-request"):
+            raise ValueError(f"worker={self.worker!r}: over {SCHEME} it is 'pump' or 'per-request'")
         self.driver_config()
 
     def driver_config(self) -> DriverConfig:

@@ -28,10 +28,16 @@ NQN = "nqn.2024-01.io.nvme-emu:bench"
 WANTED = {("read", 1): 0.4, ("read", DEPTH): 0.25}
 
 
+def say(line: str) -> None:
+    """One line, at once: a parent may wait for it."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def raw_server() -> None:
     """Answer every 72 bytes with 4120, as many at a time as have come."""
     listener = socket.create_server(("127.0.0.1", 0))
-    print(listener.getsockname()[1], flush=True)
+    say(str(listener.getsockname()[1]))
     answer = bytes(RESPONSE)
     while True:
         client, _ = listener.accept()
@@ -57,7 +63,7 @@ def target_server() -> None:
     target = FabricsTarget([Subsystem(config=ControllerConfig(), namespaces=[namespace], nqn=NQN)])
     loop = Loop()
     server = TcpServer(loop, target, TcpServerConfig(port=0), log=lambda line: None)
-    print(server.address[1], flush=True)
+    say(str(server.address[1]))
     loop.run()
 
 
@@ -186,10 +192,10 @@ def main() -> int:
         {"raw": raw_server, "target": target_server}[options.serve]()
         return 0
     rows = measure(options.seconds, options.rounds)
-    print(f"{'what':12} {'iodepth':>7} {'IOPS':>9} {'x raw':>7} {'wanted':>7}")
+    say(f"{'what':12} {'iodepth':>7} {'IOPS':>9} {'x raw':>7} {'wanted':>7}")
     for row in rows:
         wanted = "" if row["wanted"] is None else f"{row['wanted']:7}"
-        print(f"{row['what']:12} {row['iodepth']:7} {row['iops']:9} {row['ratio_to_raw']:7} {wanted}")
+        say(f"{row['what']:12} {row['iodepth']:7} {row['iops']:9} {row['ratio_to_raw']:7} {wanted}")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"version": 1, "rows": rows}, file, indent=2)

@@ -246,19 +246,24 @@ class NvmeDriver:
         config, context = self.config, self._context
         if kind == "sync":
             return SyncPath(pair, context, self._timed_out)
-        worker = kworker.KthreadWorker(runtime=self.runtime)
-        kworker.kthread_init_worker(worker)
-        if pair.qid == 1:
-            kworker.kthread_run(kworker.kthread_worker_fn, worker, "nvme%d", config.instance)
-        else:
-            kworker.kthread_run(kworker.kthread_worker_fn, worker, "nvme%dq%d", config.instance, pair.qid)
-        # The worker knows its task once the thread has begun; from here on it has.
-        kworker.kthread_flush_worker(worker)
-        self.workers.append(worker)
+        worker = self._start_worker(pair.qid)
         if config.worker == "poll":
             return PollingPumpPath(pair, context, self._timed_out, worker, config.poll_ns)
         styles = {"pump": PumpPath, "inline": InlinePumpPath, "per-request": PerRequestPath}
         return styles[config.worker](pair, context, self._timed_out, worker)
+
+    def _start_worker(self, qid: int) -> KthreadWorker:
+        """The I/O worker of a queue, running."""
+        worker = kworker.KthreadWorker(runtime=self.runtime)
+        kworker.kthread_init_worker(worker)
+        if qid == 1:
+            kworker.kthread_run(kworker.kthread_worker_fn, worker, "nvme%d", self.config.instance)
+        else:
+            kworker.kthread_run(kworker.kthread_worker_fn, worker, "nvme%dq%d", self.config.instance, qid)
+        # The worker knows its task once the thread has begun; from here on it has.
+        kworker.kthread_flush_worker(worker)
+        self.workers.append(worker)
+        return worker
 
     def rescan(self) -> None:
         """Read the list of active namespaces and make, keep or drop their objects."""

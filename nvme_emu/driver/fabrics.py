@@ -8,6 +8,7 @@ identify, agree on the number of queues, connect each of them, scan. Above the q
 from __future__ import annotations
 
 import errno
+import platform
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from nvme_emu.core.memory import HostMemory
 from nvme_emu.driver.admin import ADMIN_DEPTH, ADMIN_TAGS, ADMIN_TIMEOUT_NS, AdminQueue
 from nvme_emu.driver.device import ALL_ONES_32, DriverConfig, NvmeDriver
 from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
-from nvme_emu.driver.fabrics_path import FabricsSyncPath
+from nvme_emu.driver.fabrics_path import FabricsPumpPath, FabricsSyncPath
 from nvme_emu.driver.state import CtrlState
+from nvme_emu.driver.submit import PerRequestPath
 from nvme_emu.spec.commands import join64
 from nvme_emu.spec.fabrics import CATTR, CNTLID_ANY, CONNECT_DATA
 from nvme_emu.spec.opcodes import AdminOpcode, FabricsType
@@ -61,7 +63,7 @@ _FABRICS = int(AdminOpcode.FABRICS)
 
 def default_hostnqn() -> tuple[str, bytes]:
     """(host NQN, host identifier) of this machine, the same every time."""
-    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"nvme-emu/{uuid.getnode():012x}")
+    identity = uuid.uuid5(uuid.NAMESPACE_DNS, f"nvme-emu.{platform.node()}")
     return f"nqn.2014-08.org.nvmexpress:uuid:{identity}", identity.bytes
 
 
@@ -247,8 +249,13 @@ class FabricsDriver(NvmeDriver):
         channel.in_capsule_bytes = max(0, min(capsule, IN_CAPSULE_MAX)) if not self.identity.icdoff else 0
         if self.config.mode == "sync":
             return sync
-        pair.rearm = True
-        path = self._make_path(as_pair(pair), "async")
+        worker = self._start_worker(qid)
+        path: SubmitPath
+        if self.config.worker == "pump":
+            path = FabricsPumpPath(pair, context, self._timed_out, worker)
+        else:
+            pair.rearm = True
+            path = PerRequestPath(as_pair(pair), context, self._timed_out, worker)
         self.fabric.watch(channel, path.interrupt)
         return path
 

@@ -54,9 +54,11 @@ __all__ = ["InitiatorOptions", "TcpChannel", "TcpFabric"]
 
 CONNECT_IN_CAPSULE: Final = 8192
 """What any queue's capsules may carry until Identify Controller tells more: Connect's data fits."""
-WAIT_SECONDS: Final = 0.25
+WAIT_NS: Final = 250_000_000
 """How long one look at the socket sleeps."""
 BUFFERS_PER_CALL: Final = 1000
+FD_SETSIZE: Final = 1024
+"""select() takes no larger descriptors."""
 
 _C2H_DATA, _RESPONSE, _R2T = int(PduType.C2H_DATA), int(PduType.CAPSULE_RESP), int(PduType.R2T)
 _COMMAND = int(PduType.CAPSULE_CMD)
@@ -114,8 +116,7 @@ class TcpChannel:
             self._take(self._socket.recv_into(self._reader.space()))
         # Blocking calls that end after a while, without the poll() that settimeout would add to each.
         self._socket.settimeout(None)
-        seconds, rest = divmod(WAIT_SECONDS, 1)
-        limit = struct.pack("@ll", int(seconds), int(rest * 1e6))
+        limit = struct.pack("@ll", 0, WAIT_NS // 1000)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     def fileno(self) -> int:
@@ -179,18 +180,20 @@ class TcpChannel:
     # -- receiving ------------------------------------------------------------------------------------------
 
     def receive(self, timeout_ns: int) -> list[Completed]:
-        """See `CapsuleChannel.receive`. At most WAIT_SECONDS; what came late is taken by the next call."""
+        """See `CapsuleChannel.receive`. At most WAIT_NS; what came late is taken by the next call."""
         done = self._done
         flags: int
         while not done:
             if self._rest is not None or self._out:
                 self.flush()
             try:
+                flags = socket.MSG_DONTWAIT
                 if timeout_ns and (self._rest is not None or self._out):
                     self._wait_for_both(timeout_ns)
-                    flags = socket.MSG_DONTWAIT
-                else:
-                    flags = 0 if timeout_ns else socket.MSG_DONTWAIT
+                elif timeout_ns >= WAIT_NS:
+                    flags = 0
+                elif timeout_ns and not self._wait_shortly(timeout_ns):
+                    return []
                 received = self._socket.recv_into(self._reader.space(), 0, flags)
             except BlockingIOError:
                 return []
@@ -199,11 +202,19 @@ class TcpChannel:
         self._done = []
         return done
 
+    def _wait_shortly(self, timeout_ns: int) -> bool:
+        """Whether there is something to receive within a time too short for poll(), which counts milliseconds."""
+        if self._socket.fileno() < FD_SETSIZE:
+            return bool(select.select((self._socket,), (), (), timeout_ns / 1e9)[0])
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(1))
+
     def _wait_for_both(self, timeout_ns: int) -> None:
         """Until there is something to receive or room to send."""
         poller = select.poll()
         poller.register(self._socket, select.POLLIN | select.POLLOUT)
-        poller.poll(min(timeout_ns / 1e6, WAIT_SECONDS * 1e3))
+        poller.poll(min(timeout_ns, WAIT_NS) / 1e6)
 
     def _take(self, received: int) -> None:
         """Bytes have come: take the PDUs that are complete."""
