@@ -324,7 +324,8 @@ class NvmeDriver:
 
     def _event(self, dw0: int) -> None:
         self._events.append(dw0)
-        if self._wq is not None:
+        # After shutdown has begun nobody is told any more: the admin queue is about to go.
+        if self._wq is not None and self.state is CtrlState.LIVE:
             kworker.kthread_queue_work(self._wq, self._event_work)
 
     def _handle_events(self, _work: KthreadWork) -> None:
@@ -345,7 +346,8 @@ class NvmeDriver:
                 self.rescan()
             if self.on_aen is not None:
                 self.on_aen(dw0)
-            self.admin.request_event()
+            if self.state is CtrlState.LIVE:
+                self.admin.request_event()
 
     def _stray(self, cid: int, dw0: int, status: int) -> None:
         # Linux logs "invalid id completed on queue" and drops it.
@@ -396,6 +398,9 @@ class NvmeDriver:
             return
         self.drain()
         self._machine.change(CtrlState.DELETING)
+        if self._wq is not None:
+            # An event that is being handled still needs the admin queue.
+            kworker.kthread_flush_worker(self._wq)
         for path in self.paths:
             self.admin.delete_queues(path.pair.qid)
         cc = self._port.read32(Reg.CC)

@@ -176,7 +176,7 @@ class SyncPath(SubmitPath):
         rq._path = self
         answer = DELAYED
         with self.ring_lock:
-            idle = self._reaping.acquire(False)
+            idle = self._reaping.try_acquire()
             if idle:
                 try:
                     idle = not pair.outstanding and bool(pair.tags.free)
@@ -271,9 +271,10 @@ class SyncPath(SubmitPath):
                 return
 
     def interrupt(self) -> None:
-        # Several threads may deliver at once. One reaps; whoever finds it busy makes it look once more.
+        # Several threads may deliver at once, and one thread's simulated handlers may interleave. One reaps;
+        # whoever finds it busy makes it look once more. try_acquire, since acquire lets the same thread in again.
         self._reap_again = True
-        while self._reap_again and self._reaping.acquire(blocking=False):
+        while self._reap_again and self._reaping.try_acquire():
             try:
                 self._reap_again = False
                 done = self.pair.reap()
