@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,13 +10,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from linux_guest_lib.cache import Unavailable
-from linux_guest_lib.guest import Guest, vfio_user_device
 from linux_guest_lib.images import find_images
 from linux_guest_lib.qemu import find_qemu
-from linux_guest_lib.server import Server
-
-# What a kernel in trouble writes, whoever's fault it is.
-TROUBLE = ("WARNING:", "BUG:", "Oops", "Call Trace", "Kernel panic", "general protection", "blocked for more than")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,31 +34,3 @@ def buildable() -> None:
         find_images()
     except Unavailable as reason:
         pytest.skip(f"no Linux guest here: {reason}")
-
-
-class Attached:
-    """A server and a guest that has its devices."""
-
-    def __init__(self, server: Server, guest: Guest) -> None:
-        self.server, self.guest = server, guest
-        self.run, self.check = guest.run, guest.check
-
-    def new_kernel_lines(self) -> list[str]:
-        """What the kernel said since the last call, one line each."""
-        return self.check("dmesg --read-clear --notime").splitlines()
-
-
-@contextmanager
-def attached(*options: str, devices: int = 1, shared_memory: bool = True, **guest: str) -> Iterator[Attached]:
-    """A guest with `devices` SSDs. At the end nothing may have gone wrong on either side."""
-    with Server(*options, devices=devices) as server:
-        words = [word for path in server.sockets for word in vfio_user_device(path)]
-        kernel = "nvme_core.admin_timeout=10 nvme_core.io_timeout=20"
-        with Guest(words, shared_memory=shared_memory, kernel_options=kernel, **guest) as machine:
-            yield Attached(server, machine)
-            troubles = [line for line in machine.console.splitlines() if any(one in line for one in TROUBLE)]
-        code = server.stop()
-        assert not troubles, machine.version + "\n" + "\n".join(troubles)
-        assert code == 0, server.log
-        assert all(device["internal_error"] is None for device in server.summary["devices"])
-        assert "internal error" not in server.log

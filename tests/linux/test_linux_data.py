@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Attached, attached
 from linux_guest_lib.guest import Guest, vfio_user_device
 from linux_guest_lib.server import Server
+from linuxguest import Attached, attached
 
 FIO = "fio --name=job --filename=/dev/nvme0n1 --direct=1 --verify_fatal=1 --randseed=7"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Attached, attached
+from linuxguest import Attached, attached
 
 from nvme_emu.controller import ControllerConfig
 from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, IDENTIFY_NAMESPACE

@@ -28,7 +28,7 @@ from typing import Any
 from .images import find_images
 from .qemu import find_qemu
 
-__all__ = ["Guest", "GuestError", "Result", "vfio_user_device"]
+__all__ = ["HOST_ADDRESS", "NETWORK_UP", "Guest", "GuestError", "Result", "network_device", "vfio_user_device"]
 
 BOOT_SECONDS = 90.0
 """A guest that has not said that it is ready by then will not."""
@@ -59,6 +59,23 @@ def vfio_user_device(path: str | os.PathLike[str], **properties: Any) -> list[st
     """QEMU's words for a vfio-user client of the server at a socket."""
     device = {"driver": "vfio-user-pci", "socket": {"type": "unix", "path": os.fspath(path)}, **properties}
     return ["-device", json.dumps(device)]
+
+
+HOST_ADDRESS = "10.0.2.2"
+"""What the guest calls the loopback interface of the machine it runs on, once NETWORK_UP has run in it."""
+
+NETWORK_UP = """\
+modprobe virtio_net
+until [ -e /sys/class/net/eth0 ]; do sleep 0.05; done
+ip addr add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+modprobe nvme-tcp
+"""
+
+
+def network_device() -> list[str]:
+    """QEMU's words for a network card of its user mode network, which needs no rights."""
+    return ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
 
 
 class Guest:

@@ -44,8 +44,10 @@ def debian_mirror() -> str:
     targets = _run(["apt-get", "indextargets", "--format", "$(SITE) $(ORIGIN) $(CODENAME)", "Created-By: Packages"])
     for line in targets.splitlines():
         site, _, rest = line.partition(" ")
+        # Before the first apt-get update the origin is unknown; then the address must do.
+        is_debian = rest.startswith("Debian ") or site.rstrip("/").endswith("/debian")
         # Security updates come from elsewhere, and that place has no backports.
-        if rest.startswith("Debian ") and "security" not in rest and "security" not in site:
+        if is_debian and "security" not in rest and "security" not in site:
             return site
     raise Unavailable(
         f"apt's configuration names no Debian mirror (run apt-get update, or set {MIRROR_VARIABLE})"

@@ -7,14 +7,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Server", "program"]
+__all__ = ["Server", "free_port", "program"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 START_SECONDS = 20.0
@@ -33,14 +36,19 @@ def program() -> list[str]:
 
 
 class Server:
-    """Serves SSDs at `sockets` until it is closed; then `summary` is what it said about itself."""
+    """Serves SSDs at `sockets` until it is closed; then `summary` is what it said about itself.
 
-    def __init__(self, *arguments: str, devices: int = 1) -> None:
+    `devices` of them over vfio-user, then one at each of `ports` of the loopback interface over NVMe/TCP.
+    """
+
+    def __init__(self, *arguments: str, devices: int = 1, ports: Sequence[int] = ()) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="nvme-emu-serve-"))
         self.sockets = [self.directory / f"ssd{number}.sock" for number in range(1, devices + 1)]
         self.log_path = self.directory / "log"
         self.summary: dict[str, Any] = {}
+        self.ports = tuple(ports)
         where = [word for path in self.sockets for word in ("--vfio-user", str(path))]
+        where += [word for port in self.ports for word in ("--tcp", f"127.0.0.1:{port}")]
         self._summary_path = self.directory / "summary.json"
         self._command = [*program(), "serve", *where, *arguments, f"--json={self._summary_path}"]
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,8 +59,9 @@ class Server:
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
-        for path in self.sockets:
-            while not _listens(path):
+        awaited = [*(partial(_listens, path) for path in self.sockets), *(partial(_serves, p) for p in self.ports)]
+        for ready in awaited:
+            while not ready():
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"nvme-emu serve does not listen: {self.log}")
                 time.sleep(0.02)
@@ -89,6 +98,19 @@ class Server:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _serves(port: int) -> bool:
+    """Whether somebody listens on a port, without a connection that it sees."""
+    with open("/proc/net/tcp") as table:
+        # 0100007F is 127.0.0.1, state 0A is LISTEN.
+        return any(line.split()[1:4:2] == [f"0100007F:{port:04X}", "0A"] for line in table)
 
 
 def _listens(path: Path) -> bool:
