@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from kworker.misuse import report_failure
+
 __all__ = [
     "AsyncEvent",
     "ControllerState",
@@ -245,8 +247,9 @@ def as_record(event: Any) -> dict[str, Any]:
 class TraceHub:
     """Where events go.
 
-    ``emit`` is None while nobody listens, so that a trace point that is off costs one test. With one sink
-    it *is* that sink; with several it calls each in the order in which they were added.
+    ``emit`` is None while nobody listens, so that a trace point that is off costs one test. Otherwise it calls
+    each sink in the order in which they were added. An exception in a sink goes to kworker's failure hook:
+    who looks on must not be able to break what he looks at (trace points lie inside the device's lock).
     Sinks may be added and removed by any thread, while others emit.
     """
 
@@ -277,12 +280,15 @@ class TraceHub:
             self.on_change()
 
     def _joined(self) -> Sink | None:
-        if len(self._sinks) < 2:
-            return self._sinks[0] if self._sinks else None
+        if not self._sinks:
+            return None
         sinks = tuple(self._sinks)
 
         def emit_to_all(event: Any) -> None:
             for sink in sinks:
-                sink(event)
+                try:
+                    sink(event)
+                except Exception as error:
+                    report_failure(error, None, f"trace sink {sink!r}")
 
         return emit_to_all

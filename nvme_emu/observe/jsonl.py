@@ -35,7 +35,7 @@ class JsonLines:
 
     ``events_max`` bounds each part of the trace, ``extra`` is put into each record after the event's name;
     setting it begins a new part. ``kept`` and ``dropped`` count events. OSError if the file cannot be
-    written; several threads may emit.
+    opened, and from ``close`` if it could not be written; several threads may emit.
     """
 
     def __init__(
@@ -56,16 +56,25 @@ class JsonLines:
         self._lock = threading.Lock()
         self._ring: deque[Any] = deque(maxlen=events_max)
         self._seen = 0
+        self._failure: OSError | None = None
 
     def __call__(self, event: Any) -> None:
         """Take one event."""
         with self._lock:
             if self._streams:
-                self._file.write(self._line(event))
-                self.written += 1
+                self._stream(event)
                 return
             self._seen += 1
             self._ring.append(event)
+
+    def _stream(self, event: Any) -> None:
+        # Whoever emits can do nothing about a reader who has gone or a full disk: close() tells of it.
+        if self._failure is None:
+            try:
+                self._file.write(self._line(event))
+                self.written += 1
+            except OSError as error:
+                self._failure = error
 
     @property
     def kept(self) -> int:
@@ -115,6 +124,8 @@ class JsonLines:
                     self._end_part()
                 finally:
                     self._file.close()
+                if self._failure is not None:
+                    raise self._failure
 
     def __enter__(self) -> JsonLines:
         return self
