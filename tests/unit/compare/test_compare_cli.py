@@ -319,4 +319,5 @@ def test_calibrated_costs_are_said_to_be_measured_here() -> None:
     assumptions = json.loads(result.stdout)["assumptions"]
     assert assumptions["origin"] == "measured here"
     assert "--calibrate" in assumptions["sources"]["switch_ns"]
-    assert assumptions["switch_ns"] > 0 and assumptions["submit_ns"] > 0
+    # A hand-off is measured as a whole and divided; on a busy machine one part may come out as nothing.
+    assert assumptions["wakeup_ns"] + assumptions["switch_ns"] > 0 and assumptions["submit_ns"] > 0
