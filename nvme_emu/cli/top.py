@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -168,9 +169,8 @@ def _look_at_socket(options: Options, socket: str) -> int:
                 pause.wait(options.after_ms / 1e3 / LOOKS)
                 frame = source.frame()
             _print(frame, options)
-        else:
-            _open_screen(source, options)
-    return 0
+            return 0
+        return _open_screen(source, options)
 
 
 def _look_at_trace(options: Options, path: str) -> int:
@@ -180,24 +180,23 @@ def _look_at_trace(options: Options, path: str) -> int:
     if options.once or options.as_json:
         source.entries, source.events = ENTRIES, EVENTS
         _print(source.frame(), options)
-    else:
-        _open_screen(source, options)
-    return 0
+        return 0
+    return _open_screen(source, options)
 
 
 def _look_at_workload(options: Options) -> int:
-    workload = Workload(options, _plan(options))
+    workload, code = Workload(options, _plan(options)), 0
     with workload.running():
         if options.once or options.as_json:
             _print(workload.after(int(options.after_ms * 1e6)), options)
         else:
             source = workload.source()
             source.lend_s = LEND_S
-            _open_screen(source, options)
+            code = _open_screen(source, options)
     failed = [result for result in workload.results if not result.ok]
     for result in failed:
         complain(f"{result.plan.name}: {result.failure or f'{result.mismatch_count} mismatches'}")
-    return EXIT_ERRORS if failed else 0
+    return code or (EXIT_ERRORS if failed else 0)
 
 
 def _plan(options: Options) -> Plan:
@@ -238,14 +237,14 @@ class Workload:
         """The machine stands and the jobs wait for `source` or `after`; at the end all is closed."""
         self._thread.start()
         self._ready.wait()
+        if self._error is not None:
+            raise self._error
         try:
-            if self._error is None:
-                yield
+            yield
         finally:
-            if self._error is None:
-                self._jobs.control.stop = True
-                self._go.set()
-                self._gate.close()
+            self._jobs.control.stop = True
+            self._go.set()
+            self._gate.close()
             self._thread.join()
         if self._error is not None:
             raise self._error
@@ -259,17 +258,21 @@ class Workload:
 
                 self._watched = watch(machine)
                 self._gate = Gate(holds=machine.runtime.virtual)
-                name = self._options.job_file or "a small workload"
+                job_file = self._options.job_file
+                name = Path(job_file).name if job_file is not None else "a small workload"
                 self._title = f"{name} · {machine.profile.name}"
                 self._jobs = Jobs(machine, self._plan.jobs)
                 with self._tracing(machine):
                     machine.trace.add_sink(self._gate)
                     self._ready.set()
                     self._go.wait()
-                    self.results = self._jobs.run()
+                    try:
+                        self.results = self._jobs.run()
+                    except Exception as error:  # a deadlock, say: what it looks like can still be seen
+                        self._error = error
                     self._over = True
                     self._gate.serve()
-        except BaseException as error:  # raised again by the thread that waits for this one
+        except BaseException as error:  # raised by the thread that waits for this one
             self._error = error
         finally:
             self._over = True
@@ -319,6 +322,7 @@ class Workload:
             self._gate,
             title=self._title,
             ended=lambda: self._over,
+            note=lambda: "" if self._error is None else f"the workload failed: {self._error}".partition("\n")[0],
             exact=exact,
             monotonic_s=monotonic_s or time.monotonic,
         )
@@ -354,7 +358,7 @@ class Workload:
 # --- what comes out -----------------------------------------------------------------------------------------
 
 
-def _open_screen(source: Source, options: Options) -> None:
+def _open_screen(source: Source, options: Options) -> int:
     from nvme_emu.observe.tui.app import TopApp
 
     # A frame passes through some threads, and each hand-over waits until the workload's thread lets the
@@ -364,7 +368,9 @@ def _open_screen(source: Source, options: Options) -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:
-        TopApp(source, view=options.view).run()
+        app = TopApp(source, view=options.view)
+        app.run()
+        return app.return_code or 0
     finally:
         sys.setswitchinterval(before)
         gc.unfreeze()

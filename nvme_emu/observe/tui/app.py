@@ -10,15 +10,13 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, Final
 
 from textual import events
 from textual.app import App, ComposeResult
-from textual.binding import Binding, BindingType
 from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Input
 
 from nvme_emu.observe.rpc_client import RpcError
 from nvme_emu.observe.tui.frame import Frame
@@ -38,12 +36,65 @@ TRAVEL_FAR = 100
 """Events that the braces travel."""
 
 
+# Not Textual's bindings: those run when a key has come up from the widget to the application, by when the widget
+# has seen the keys typed after it. One table, asked in order, and fast typing cannot overtake itself.
+KEYS: Final[dict[str, tuple[Any, ...]]] = {
+    **{str(number): ("view", number) for number in range(1, 10)},
+    "tab": ("next_view", 1),
+    "shift+tab": ("next_view", -1),
+    **dict.fromkeys(("up", "k"), ("move", -1)),
+    **dict.fromkeys(("down", "j"), ("move", 1)),
+    "pageup": ("move", -10),
+    "pagedown": ("move", 10),
+    **dict.fromkeys(("left", "h"), ("slot", 1)),
+    **dict.fromkeys(("right", "l"), ("slot", -1)),
+    "enter": ("open",),
+    "escape": ("shut",),
+    "space": ("steer", "toggle_pause"),
+    "s": ("steer", "step", "command"),
+    "e": ("steer", "step", "event"),
+    "minus": ("steer", "slow", 1),
+    **dict.fromkeys(("plus", "equals_sign"), ("steer", "slow", -1)),
+    "left_square_bracket": ("steer", "travel", -1),
+    "right_square_bracket": ("steer", "travel", 1),
+    "left_curly_bracket": ("steer", "travel", -TRAVEL_FAR),
+    "right_curly_bracket": ("steer", "travel", TRAVEL_FAR),
+    "home": ("steer", "travel_to", "first"),
+    "end": ("steer", "travel_to", "now"),
+    "slash": ("ask", "search"),
+    "f": ("ask", "filter"),
+    "n": ("found", 1),
+    **dict.fromkeys(("N", "upper_n"), ("found", -1)),
+    **dict.fromkeys(("c", "y"), ("copy",)),
+    "a": ("arm",),
+    "question_mark": ("help",),
+    "q": ("leave", 0),
+    "ctrl+c": ("leave", 130),
+}
+"""What each key does: a method of the application and its arguments."""
+
+
 class Screenful(Widget, can_focus=True):
     """Lines of text that fill the screen."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: Lines = []
+
+    def on_key(self, event: events.Key) -> None:
+        """Keys are words while the application asks for some, and commands otherwise."""
+        app = self.app
+        if not isinstance(app, TopApp):
+            return
+        if app.ui.asks and event.key != "ctrl+c":
+            app.type_key(event)
+        elif event.key in KEYS:
+            name, *args = KEYS[event.key]
+            getattr(app, f"do_{name}")(*args)
+        else:
+            return
+        event.stop()
+        event.prevent_default()
 
     def show(self, lines: Lines) -> None:
         """Draw what differs from the lines before."""
@@ -70,45 +121,9 @@ class TopApp(App[None]):
     CSS = """
     Screen { background: #16161e; overflow: hidden; }
     Screenful { width: 100%; height: 100%; background: #16161e; color: #c0caf5; }
-    Input { dock: bottom; height: 1; border: none; padding: 0 1; background: #2b3152; display: none; }
-    Input:focus { border: none; }
     """
     TITLE = "nvme-emu top"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(n), f"view({n})", show=False) for n in range(1, 10)),
-        Binding("tab", "next_view(1)", show=False, priority=True),
-        Binding("shift+tab", "next_view(-1)", show=False, priority=True),
-        Binding("up,k", "move(-1)", show=False),
-        Binding("down,j", "move(1)", show=False),
-        Binding("pageup", "move(-10)", show=False),
-        Binding("pagedown", "move(10)", show=False),
-        Binding("left,h", "slot(1)", show=False),
-        Binding("right,l", "slot(-1)", show=False),
-        Binding("enter", "open", show=False),
-        Binding("escape", "shut", show=False),
-        Binding("space", "pause", show=False),
-        Binding("s", "step('command')", show=False),
-        Binding("e", "step('event')", show=False),
-        Binding("minus", "slow(1)", show=False),
-        Binding("plus,equals_sign", "slow(-1)", show=False),
-        Binding("left_square_bracket", "travel(-1)", show=False),
-        Binding("right_square_bracket", "travel(1)", show=False),
-        Binding("left_curly_bracket", f"travel({-TRAVEL_FAR})", show=False),
-        Binding("right_curly_bracket", f"travel({TRAVEL_FAR})", show=False),
-        Binding("home", "travel_to('first')", show=False),
-        Binding("end", "travel_to('now')", show=False),
-        Binding("slash", "ask('search')", show=False),
-        Binding("f", "ask('filter')", show=False),
-        Binding("n", "found(1)", show=False),
-        Binding("N,upper_n", "found(-1)", show=False),
-        Binding("c,y", "copy", show=False),
-        Binding("a", "arm", show=False),
-        Binding("question_mark", "help", show=False),
-        Binding("q", "quit", show=False),
-        Binding("ctrl+c", "quit", show=False, priority=True),
-    ]
-
     def __init__(self, source: Source, *, view: str = "overview", frames_per_s: float = FRAMES_PER_S) -> None:
         super().__init__()
         self.ui = Ui(view=view)
@@ -121,14 +136,12 @@ class TopApp(App[None]):
         self._thread: threading.Thread | None = None
         self._times_s: deque[float] = deque(maxlen=30)
         self._cost_s = 0.0
-        self._asked = ""
 
     # --- frames ---------------------------------------------------------------------------------------------
 
     def compose(self) -> ComposeResult:
-        """One page, and the line in which a search is typed."""
+        """One page, which draws everything."""
         yield Screenful()
-        yield Input()
 
     def on_mount(self) -> None:
         """Start making frames."""
@@ -204,7 +217,7 @@ class TopApp(App[None]):
         self.ui = replace(self.ui, message=message)
         self._draw()
 
-    def action_view(self, number: int) -> None:
+    def do_view(self, number: int) -> None:
         """Go to a view by its key."""
         views = views_of(self._frame) if self._frame is not None else []
         if number <= len(views):
@@ -212,18 +225,18 @@ class TopApp(App[None]):
             self._draw()
             self._refresh_frame()
 
-    def action_next_view(self, step: int) -> None:
+    def do_next_view(self, step: int) -> None:
         """Go to the next view."""
         if self._frame is not None:
             names = [view.name for view in views_of(self._frame)]
             here = names.index(view_of(self._frame, self.ui).name)
-            self.action_view((here + step) % len(names) + 1)
+            self.do_view((here + step) % len(names) + 1)
 
     def _rows(self) -> list[str]:
         frame = self._frame
         return [] if frame is None else view_of(frame, self.ui).rows(frame, self.ui)
 
-    def action_move(self, step: int) -> None:
+    def do_move(self, step: int) -> None:
         """Select another row, or scroll what is open."""
         if self.ui.detail or self.ui.help:
             self._go(replace(self.ui, scroll=max(0, self.ui.scroll + step)))
@@ -231,68 +244,70 @@ class TopApp(App[None]):
             last = max(0, len(self._rows()) - 1)
             self._go(self.ui.at(min(last, max(0, min(self.ui.cursor, last) + step))))
 
-    def action_slot(self, step: int) -> None:
+    def do_slot(self, step: int) -> None:
         """Choose another slot of the ring."""
         if self.ui.view == "queues":
             most = slots_wanted(self.size.width, self.size.height) - 1
             self._go(replace(self.ui, slot=max(0, min(most, self.ui.slot + step))))
 
-    def action_open(self) -> None:
+    def do_open(self) -> None:
         """Show the selected thing at length."""
         if self._frame is not None and view_of(self._frame, self.ui).detail is not None:
             self._go(replace(self.ui, detail=not self.ui.detail, help=False, scroll=0))
 
-    def action_shut(self) -> None:
+    def do_shut(self) -> None:
         """Close what is open; then take the filter away."""
         if self.ui.detail or self.ui.help:
             self._go(replace(self.ui, detail=False, help=False, scroll=0))
         else:
             self._go(replace(self.ui, filter="", search=""))
 
-    def action_help(self) -> None:
+    def do_help(self) -> None:
         """Show the keys."""
         self._go(replace(self.ui, help=not self.ui.help, scroll=0))
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         """The wheel moves as the arrows do."""
-        self.action_move(1)
+        self.do_move(1)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """The wheel moves as the arrows do."""
-        self.action_move(-1)
+        self.do_move(-1)
 
     # --- search, filter, copy --------------------------------------------------------------------------------
 
-    def action_ask(self, what: str) -> None:
-        """Open the line in which words are typed."""
-        prompt = self.query_one(Input)
-        self._asked = what
-        prompt.value = self.ui.filter if what == "filter" else ""
-        prompt.placeholder = f"{what}: words, enter to {what}, esc to leave it"
-        prompt.display = True
-        prompt.focus()
+    def do_ask(self, what: str) -> None:
+        """Let words be typed, in the last line."""
+        self._go(replace(self.ui, asks=what, typed=self.ui.filter if what == "filter" else ""))
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """The words are complete."""
-        self._hide_prompt()
-        if self._asked == "filter":
-            self._go(replace(self.ui.at(0), filter=event.value))
+    def type_key(self, event: events.Key) -> None:
+        """One key while words are typed. The next one already finds it done, however fast it comes."""
+        ui = self.ui
+        if event.key == "escape":
+            self._go(replace(ui, asks="", typed=""))
+        elif event.key == "enter":
+            self._typed(ui.asks, ui.typed)
+        elif event.key == "backspace":
+            self._go(replace(ui, typed=ui.typed[:-1]))
+        elif event.key == "ctrl+u":
+            self._go(replace(ui, typed=""))
+        elif event.is_printable and event.character:
+            self._go(replace(ui, typed=ui.typed + event.character))
+
+    def on_paste(self, event: events.Paste) -> None:
+        """Pasted words are typed."""
+        if self.ui.asks:
+            self._go(replace(self.ui, typed=self.ui.typed + " ".join(event.text.split())))
+
+    def _typed(self, what: str, words: str) -> None:
+        self.ui = replace(self.ui, asks="", typed="")
+        if what == "filter":
+            self._go(replace(self.ui.at(0), filter=words))
         else:
-            self.ui = replace(self.ui, search=event.value)
-            self.action_found(1, here=True)
+            self.ui = replace(self.ui, search=words)
+            self.do_found(1, here=True)
 
-    def on_key(self, event: events.Key) -> None:
-        """Escape leaves the line."""
-        if event.key == "escape" and self.query_one(Input).display:
-            self._hide_prompt()
-            event.stop()
-            event.prevent_default()
-
-    def _hide_prompt(self) -> None:
-        self.query_one(Input).display = False
-        self.query_one(Screenful).focus()
-
-    def action_found(self, step: int, here: bool = False) -> None:
+    def do_found(self, step: int, here: bool = False) -> None:
         """Select the next row that has the words searched for; around the end to the beginning."""
         rows, wanted = self._rows(), self.ui.search
         if not wanted:
@@ -306,7 +321,7 @@ class TopApp(App[None]):
                 return
         self._say(f"no row of this view has {wanted!r}")
 
-    def action_copy(self) -> None:
+    def do_copy(self) -> None:
         """Copy the selected row, or what the view shows, to the terminal's clipboard."""
         frame, ui = self._frame, self.ui
         if frame is None:
@@ -321,7 +336,7 @@ class TopApp(App[None]):
 
     # --- time and faults -------------------------------------------------------------------------------------
 
-    def _steer(self, act: str, *args: object) -> None:
+    def do_steer(self, act: str, *args: object) -> None:
         """Tell the source; what it cannot do it says why."""
         try:
             with self._lock:
@@ -332,27 +347,11 @@ class TopApp(App[None]):
         self.ui = replace(self.ui, message="")
         self._refresh_frame()
 
-    def action_pause(self) -> None:
-        """Pause, or go on."""
-        self._steer("toggle_pause")
+    def do_leave(self, code: int) -> None:
+        """End; the code is the process's."""
+        self.exit(return_code=code)
 
-    def action_step(self, what: str) -> None:
-        """One event or one command."""
-        self._steer("step", what)
-
-    def action_slow(self, change: int) -> None:
-        """Slower or faster."""
-        self._steer("slow", change)
-
-    def action_travel(self, count: int) -> None:
-        """Back and forth in what was recorded."""
-        self._steer("travel", count)
-
-    def action_travel_to(self, end: str) -> None:
-        """To an end of what was recorded."""
-        self._steer("travel_to", end)
-
-    def action_arm(self) -> None:
+    def do_arm(self) -> None:
         """Arm or disarm the selected rule."""
         frame = self._frame
         if frame is None or view_of(frame, self.ui).name != "faults":
@@ -361,5 +360,5 @@ class TopApp(App[None]):
         if fault is None:
             self._say("there are no fault rules")
             return
-        self._steer("arm", fault.rule, not fault.armed)
+        self.do_steer("arm", fault.rule, not fault.armed)
 

@@ -50,8 +50,8 @@ class _Seen:
 class LiveSource(Source):
     """What a machine and its gate tell.
 
-    ``ended`` says whether the workload is over. ``findings`` gives what a checker found, where there is one.
-    With ``exact=True`` a recorder is attached and sees every event, at its cost. ``monotonic_s`` is the
+    ``ended`` says whether the workload is over, ``note`` what is to be known of it. ``findings`` gives what a
+    checker found, where there is one. With ``exact=True`` a recorder is attached and sees every event, at its cost. ``monotonic_s`` is the
     reader's clock.
     """
 
@@ -62,6 +62,7 @@ class LiveSource(Source):
         *,
         title: str,
         ended: Callable[[], bool] = lambda: False,
+        note: Callable[[], str] = lambda: "",
         findings: Callable[[], tuple[FindingState, ...]] | None = None,
         exact: bool = False,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -70,6 +71,7 @@ class LiveSource(Source):
         self._gate = gate
         self._title = title
         self._ended = ended
+        self._note = note
         self._findings = findings
         self._monotonic_s = monotonic_s
         self._exact = exact
@@ -119,6 +121,7 @@ class LiveSource(Source):
             faults=seen.faults,
             findings=self._found(),
             cost=self._cost,
+            note=self._note() or frame.note,
         )
 
     def _look(self) -> _Seen:

@@ -159,21 +159,27 @@ def _tabs(frame: Frame, ui: Ui, width: int) -> Text:
         else:
             text.append(f" {key}{gap}", ACCENT)
             text.append(f"{view.name}{gap}", DIM)
-    right = ""
-    if ui.filter:
-        right = f"filter: {ui.filter} "
-    elif frame.note:
-        right = f"{frame.note} "
-    room = width - text.cell_len - 2
-    if right and room > 8:
-        text = fit(text, width - len(crop(right, room))).append(crop(right, room), WARN)
+    told = _told(frame, ui)
+    if told and text.cell_len + len(told) + 2 <= width:
+        return fit(text, width - len(told) - 1).append(told, WARN).append(" ")
     return fit(text, width)
 
 
+def _told(frame: Frame, ui: Ui) -> str:
+    """What the reader must not forget: the filter, or what there is to know about the frame."""
+    return f"filter: {ui.filter}" if ui.filter else frame.note
+
+
 def _foot(frame: Frame, ui: Ui, width: int) -> Text:
+    if ui.asks:
+        words_so_far = line((f" {ui.asks}: ", f"bold {ACCENT}"), (ui.typed, BRIGHT), ("▏", ACCENT))
+        return fit(words_so_far.append(f"   enter to {ui.asks}, esc to leave it", DIM), width)
     if ui.message:
         return fit(line((f" {ui.message}", WARN)), width)
     text = Text(" ", end="")
+    told = _told(frame, ui)
+    if told and told not in _tabs(frame, ui, width).plain:
+        text.append(f"{crop(told, width // 2)}  ", WARN)
     wide = width >= 100
     for key, told, control in _KEYS:
         if (key in ("c", "f") and width < 80) or (key == "c" and not wide):

@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 class Ui:
     """``cursors`` holds the selected row of each view, ``slot`` how far the selected queue entry lies before
     the newest. ``detail`` shows the selected thing over the whole view, ``help`` the keys; ``scroll`` is how
-    many lines of them are above the screen."""
+    many lines of them are above the screen. ``asks`` is "filter" or "search" while words are ``typed``."""
 
     view: str = "overview"
     cursors: dict[str, int] = field(default_factory=dict)
@@ -29,6 +29,8 @@ class Ui:
     detail: bool = False
     help: bool = False
     scroll: int = 0
+    asks: str = ""
+    typed: str = ""
     message: str = ""
 
     @property
