@@ -219,8 +219,9 @@ def open(target: str | Path | None = None, **options: Any) -> Machine:
 
     ``target`` is the path of an image file (the same as ``image=``); without one the SSD lives in memory.
     The options are the fields of :class:`MachineConfig`. A URL ``nvme-tcp://HOST:PORT/NQN`` attaches to a device
-    elsewhere; the options are then those of :class:`~nvme_emu.machine_remote.RemoteConfig`. Raises ValueError or TypeError for a wrong option,
-    MediaError for an image that cannot be used, NvmeError if the device does not come up.
+    elsewhere; the options are then those of :class:`~nvme_emu.machine_remote.RemoteConfig`. Raises ValueError or
+    TypeError for a wrong option, MediaError for an image that cannot be used, NvmeError if the device does not
+    come up.
     """
     if target is not None:
         if options.get("image") is not None:
