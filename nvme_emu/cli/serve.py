@@ -22,7 +22,8 @@ import click
 
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
-    from nvme_emu.observe.rpc import RpcServer
+    from nvme_emu.core.faults import Rule
+    from nvme_emu.observe.rpc import Watched
     from nvme_emu.transports.loop import Loop
     from nvme_emu.transports.vfio_user import VfioUserServer
 
@@ -69,6 +70,7 @@ class Options:
     seed: int
     trace: str | None
     rpc: tuple[str, ...]
+    faults: str | None
     json_file: str | None
     quiet: bool
 
@@ -130,6 +132,7 @@ class FrontEnd(Protocol):
 @click.option(
     "--rpc", metavar="SOCKET", multiple=True, help="Answer `nvme-emu ctl` and `top`; one for each SSD, in order."
 )
+@click.option("--faults", metavar="FILE", help="Rules that say when the SSDs go wrong (docs/faults.md).")
 @click.option(
     "--json",
     "json_file",
@@ -145,15 +148,23 @@ def serve(lba_size: str, **options: Any) -> int:
     Every socket offers an SSD of its own. One vfio-user client uses it at a time; when it goes the SSD is reset,
     and its data stays for the next one. Over TCP many hosts may use it together.
     """
+    from nvme_emu.core.faults import FaultFileError
+
     chosen = Options(lba_size=int(lba_size), **options)
     try:
         return _serve(chosen)
+    except FaultFileError as error:
+        for problem in error.problems:
+            click.echo(f"nvme-emu: {problem}", err=True)
+        return EXIT_USAGE
     except (ValueError, OSError) as error:
         click.echo(f"nvme-emu: {' '.join(str(error).split())}", err=True)
         return EXIT_USAGE
 
 
 def _serve(options: Options) -> int:
+    from nvme_emu.cli.serve_faults import ServedFaults
+    from nvme_emu.observe.rpc import serve_rpc
     from nvme_emu.transports.loop import Loop
 
     places = [("vfio-user", path) for path in options.vfio_user] + [("tcp", address) for address in options.tcp]
@@ -167,6 +178,7 @@ def _serve(options: Options) -> int:
         raise ValueError(f"{len(options.nqn)} --nqn for {len(options.tcp)} --tcp")
     if options.allow_host and not options.tcp:
         raise ValueError("--allow-host is about --tcp, which is not there")
+    rules = _rules(options)
     started = time.monotonic()
     with ExitStack() as closing:
         loop = Loop()
@@ -184,10 +196,14 @@ def _serve(options: Options) -> int:
             closing.callback(device.close)
             if sink is not None:
                 device.trace.add_sink(sink)
-            front = _make_front(loop, kind, where, number - 1 - len(options.vfio_user), device, options)
+            front = _make_front(loop, kind, where, number - 1 - len(options.vfio_user), device, options, rules)
             closing.callback(front.close)
+            watched = _watch(loop, device, front)
+            if kind == "vfio-user":
+                watched.faults = ServedFaults(watched, front.work, options.seed)
+                watched.faults.load(rules)
             if number <= len(options.rpc):
-                closing.enter_context(_remote_control(loop, device, front, options.rpc[number - 1]))
+                closing.enter_context(serve_rpc(watched, options.rpc[number - 1]))
             fronts.append(front)
         loop.run()
         summary = {
@@ -205,11 +221,21 @@ def _serve(options: Options) -> int:
     return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
 
 
-def _remote_control(loop: Loop, device: ServedDevice, front: FrontEnd, path: str) -> RpcServer:
-    """The socket of --rpc. Its thread asks the loop's, which alone touches the device."""
-    from nvme_emu.observe.rpc import Watched, serve_rpc
+def _rules(options: Options) -> list[Rule]:
+    """The rules of --faults. Raises FaultError for a file that is wrong and for what cannot be done here."""
+    from nvme_emu.cli.serve_faults import refuse_tcp_kinds
+    from nvme_emu.core.faults import load_rules
 
-    watched = Watched(
+    rules = load_rules(options.faults)
+    refuse_tcp_kinds(rules)
+    return rules
+
+
+def _watch(loop: Loop, device: ServedDevice, front: FrontEnd) -> Watched:
+    """The device as --rpc and fault rules reach it: only the loop's thread touches it."""
+    from nvme_emu.observe.rpc import Watched
+
+    return Watched(
         controller=device.controller,
         trace=device.trace,
         lock=None,
@@ -217,7 +243,6 @@ def _remote_control(loop: Loop, device: ServedDevice, front: FrontEnd, path: str
         poke=front.work,
         inside=loop.call_soon,
     )
-    return serve_rpc(watched, path)
 
 
 def _make_device(options: Options, number: int) -> ServedDevice:
@@ -236,14 +261,18 @@ def _make_device(options: Options, number: int) -> ServedDevice:
 
 
 def _make_front(
-    loop: Loop, kind: str, where: str, nth_tcp: int, device: ServedDevice, options: Options
+    loop: Loop, kind: str, where: str, nth_tcp: int, device: ServedDevice, options: Options, rules: list[Rule]
 ) -> FrontEnd:
     if kind == "vfio-user":
         return _VfioUserFront(loop, where, device, options)
+    from nvme_emu.cli.serve_faults import rules_of_each_host
     from nvme_emu.cli.serve_tcp import TcpFront
 
     nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
-    return TcpFront(loop, where, device, nqn=nqn, hosts=options.allow_host, log=_logger(options))
+    on_controller = rules_of_each_host(rules, options.seed, loop.clock)
+    return TcpFront(
+        loop, where, device, nqn=nqn, hosts=options.allow_host, log=_logger(options), on_controller=on_controller
+    )
 
 
 class _VfioUserFront:
@@ -309,8 +338,11 @@ def _signals(loop: Loop) -> Iterator[list[int]]:
         yield caught
         return
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    # The kernel may hand a signal to any thread (--rpc has some): the loop would not wake to run the handler.
+    woken = signal.set_wakeup_fd(loop.wake_fd, warn_on_full_buffer=False)
     try:
         yield caught
     finally:
+        signal.set_wakeup_fd(woken)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -10,6 +10,7 @@ from nvme_emu.transports.tcp import TcpServer, TcpServerConfig, parse_address
 
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
+    from nvme_emu.controller import Controller
     from nvme_emu.transports.loop import Loop
 
 __all__ = ["TcpFront"]
@@ -27,6 +28,7 @@ class TcpFront:
         nqn: str,
         hosts: Sequence[str],
         log: Callable[[str], None],
+        on_controller: Callable[[Controller], None] | None = None,
     ) -> None:
         host, port = parse_address(address)
         self._device = device
@@ -40,6 +42,7 @@ class TcpFront:
             trace=device.trace,
             rng=inner.rng,
             counters=inner.counters,
+            on_controller=on_controller,
         )
         self.nqn = subsystem.nqn
         self.target = FabricsTarget([subsystem])

@@ -11,7 +11,7 @@ namespaces, its latency model and its counters. Time comes in with `work` and `r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -81,7 +81,8 @@ class Subsystem:
     """An NVM subsystem: what every controller of it is made from.
 
     `hosts` are the names that may connect; None lets every host in. `nqn` "" takes the one that the
-    configuration implies. Raises ValueError for a name that is none.
+    configuration implies. `on_controller` hears of each controller that a host has made. Raises ValueError for
+    a name that is none.
     """
 
     config: ControllerConfig
@@ -92,6 +93,7 @@ class Subsystem:
     trace: TraceHub = field(default_factory=TraceHub)
     rng: Any = None
     counters: Counters = field(default_factory=Counters)
+    on_controller: Callable[[Controller], None] | None = None
 
     def __post_init__(self) -> None:
         self.nqn = check_nqn(self.nqn or self.config.subnqn or default_subnqn(self.config))
@@ -169,6 +171,8 @@ class Association:
         else:
             ctrl.admin_handlers = _handlers()
         ctrl.now_ns = self.target.now_ns
+        if subsystem.on_controller is not None:
+            subsystem.on_controller(ctrl)
         return ctrl
 
     def in_capsule_bytes(self, qid: int) -> int:

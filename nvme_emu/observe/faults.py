@@ -140,8 +140,11 @@ class Faults:
         """A stream of its own for each rule: another rule, or another thread's draws, change nothing in it."""
         return random.Random(f"{self._seed}/fault/{rule_id}")
 
-    def _exclusively(self, act: Callable[[], R]) -> R:
-        """Do `act()` while nobody else touches the controller, then let the device do what is due."""
+    def exclusively(self, act: Callable[[], R]) -> R:
+        """Do `act()` while nobody else touches the controller, then let the device do what is due.
+
+        Every other method reaches the controller through this one.
+        """
         with self._port.lock:
             result = act()
         self._port.poll()
@@ -155,7 +158,7 @@ class Faults:
         Raises FaultError for a rule that is wrong, an id that is taken, or what this machine cannot do.
         """
         (one,) = named([as_rule(rule)], self._handles)
-        state = self._exclusively(lambda: self._unit.add(one))
+        state = self.exclusively(lambda: self._unit.add(one))
         handle = self._handles[one.id] = FaultHandle(self, state)
         return handle
 
@@ -170,16 +173,16 @@ class Faults:
 
     def set_armed(self, state: RuleState, armed: bool) -> None:
         """Arm or disarm a rule."""
-        self._exclusively(lambda: self._unit.set_armed(state, armed))
+        self.exclusively(lambda: self._unit.set_armed(state, armed))
 
     def remove(self, state: RuleState) -> None:
         """Take a rule out."""
-        self._exclusively(lambda: self._unit.remove(state))
+        self.exclusively(lambda: self._unit.remove(state))
         self._handles.pop(state.id, None)
 
     def fire(self, state: RuleState) -> None:
         """Let a rule's effects on the device happen now."""
-        self._exclusively(lambda: self._unit.fire(state))
+        self.exclusively(lambda: self._unit.fire(state))
 
     def __getitem__(self, rule_id: str) -> FaultHandle:
         """The rule of an id. KeyError when there is none."""
@@ -201,7 +204,7 @@ class Faults:
     def come_back(self) -> None:
         """Put a removed device back in, or give it power. Does nothing to one that is there."""
         if self.off:
-            self._exclusively(self._unit.device.come_back)
+            self.exclusively(self._unit.device.come_back)
 
     # -- what happened --------------------------------------------------------------------------------------
 
@@ -226,7 +229,7 @@ class Faults:
                 self._waiting.append(waiting)
             return state.fired >= n
 
-        if self._exclusively(enlist):
+        if self.exclusively(enlist):
             return handle.firings
         try:
             if not completion.wait(int(timeout_s * 1e9)) and state.fired < n:

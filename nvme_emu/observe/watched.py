@@ -100,7 +100,7 @@ class Watched:
     process, None for a server; ``faults`` the fault rules, where there are any. ``poke`` lets the transport
     deliver what a change from outside has raised.
     ``inside`` hands a function to the thread that works the device, where there is one; then no lock is needed.
-    ``home`` is the thread of a simulation: the one that made this object.
+    ``home`` is the thread of a simulation or a loop: the one that made this object.
     ``recorder`` measures latencies while it is attached (`start_recording`).
     """
 
@@ -121,6 +121,11 @@ class Watched:
     def virtual(self) -> bool:
         """Whether this is a simulation."""
         return self.clock == "virtual"
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the caller is the thread that made this object."""
+        return threading.get_ident() == self.home
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[bool]:

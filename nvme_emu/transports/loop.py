@@ -95,6 +95,11 @@ class Loop:
         self._stopping = True
         self._wake()
 
+    @property
+    def wake_fd(self) -> int:
+        """Writing a byte here ends the wait of a round; non-blocking, for `signal.set_wakeup_fd`."""
+        return self._wake_write
+
     def call_soon(self, fn: Callable[[], object]) -> None:
         """Have `fn()` called in the loop's thread, between the events of a round. For any thread.
 
