@@ -49,6 +49,7 @@ from nvme_emu.spec.identify import (
     IDENTIFY_NVM_NAMESPACE,
     IOCSV,
     LPA,
+    NMIC,
     NSFEAT,
     NSTAT,
     ONCS,
@@ -126,6 +127,11 @@ def _check_csi(cmd: Command) -> None:
 # The structures ----------------------------------------------------------------------------------------
 
 
+def _sharing(ctrl: Controller) -> int:
+    """Behind a fabric every host has a controller of its own, and they all have the same namespaces."""
+    return NMIC.pack(shrns=int(ctrl.config.message_based))
+
+
 def _identify_namespace(ctrl: Controller, cmd: Command) -> bytes:
     namespace = _namespace(ctrl, cmd)
     if namespace is None:
@@ -138,6 +144,7 @@ def _identify_namespace(ctrl: Controller, cmd: Command) -> bytes:
         ncap=namespace.nsze,
         nuse=used,
         nsfeat=NSFEAT.pack(thinp=int(namespace.sparse)),
+        nmic=_sharing(ctrl),
         dlfeat=DLFEAT.pack(drb=_DEALLOCATED_READS_ZERO, wzds=1),
         nvmcap=namespace.nbytes,
         nguid=namespace.nguid,
@@ -238,7 +245,7 @@ def _iocs_active_list(ctrl: Controller, cmd: Command) -> bytes:
 def _independent_namespace(ctrl: Controller, cmd: Command) -> bytes:
     if _namespace(ctrl, cmd) is None:
         return IDENTIFY_INDEPENDENT_NAMESPACE.build()
-    return IDENTIFY_INDEPENDENT_NAMESPACE.build(nstat=NSTAT.pack(nrdy=1))
+    return IDENTIFY_INDEPENDENT_NAMESPACE.build(nmic=_sharing(ctrl), nstat=NSTAT.pack(nrdy=1))
 
 
 def _controllers(ctrl: Controller, cmd: Command) -> bytes:

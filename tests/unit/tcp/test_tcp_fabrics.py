@@ -20,7 +20,7 @@ from tcphost import (
 
 from nvme_emu.controller import ControllerConfig
 from nvme_emu.spec.fabrics import CONNECT, CONNECT_DATA
-from nvme_emu.spec.identify import IDENTIFY_CONTROLLER
+from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, IDENTIFY_NAMESPACE
 from nvme_emu.spec.registers import CAP, NSSR_MAGIC, Reg
 from nvme_emu.spec.status import FabricsStatus, Status
 
@@ -272,6 +272,14 @@ def test_identify_tells_what_a_fabric_host_must_know() -> None:
     assert data["sgls"] & 0b11
     assert data["maxcmd"] == 1024
     assert data["cntrltype"] == 1
+
+
+def test_namespace_is_shared_among_the_controllers_of_its_subsystem() -> None:
+    wire, _ = admin(make_target())
+
+    (answer,) = wire.command(sqe(IDENTIFY, 9, nsid=1, length=4096, cdw10=0))
+
+    assert IDENTIFY_NAMESPACE.parse(answer.data).nmic == 1
 
 
 @pytest.mark.parametrize("opcode", [0x00, 0x01, 0x04, 0x05, 0x7C])

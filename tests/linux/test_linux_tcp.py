@@ -1,0 +1,201 @@
+"""Linux's nvme-tcp as the host: connecting, data under digests and load, resets, and a server that comes back."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from linux_guest_lib.guest import HOST_ADDRESS, NETWORK_UP, Guest, network_device
+from linux_guest_lib.server import Server, free_port
+from linuxguest import TROUBLE, Attached
+
+NQN = "nqn.2024-01.org.example:linux"
+OTHER_HOST = "nqn.2024-01.org.example:other-host"
+OTHER_ID = "6e766d65-2d65-4d75-8000-0000000000ff"
+pytestmark = pytest.mark.usefixtures("buildable")
+
+
+class OverTcp(Attached):
+    """A server at a port and a guest with a network to it."""
+
+    def connect(self, *options: str) -> str:
+        """`nvme connect` of the subsystem with more options; the output."""
+        where = f"-t tcp -a {HOST_ADDRESS} -s {self.server.ports[0]} -n {NQN}"
+        out = self.check(f"nvme connect {where} {' '.join(options)}")
+        self.check("for n in $(seq 100); do [ -b /dev/nvme0n1 ] && exit 0; sleep 0.1; done; exit 1")
+        return out
+
+
+@contextmanager
+def over_tcp(*options: str) -> Iterator[OverTcp]:
+    """At the end nothing may have gone wrong on either side."""
+    with Server("--nqn", NQN, *options, devices=0, ports=[free_port()]) as server:
+        kernel = "nvme_core.admin_timeout=10 nvme_core.io_timeout=20"
+        with Guest(network_device(), kernel_options=kernel) as machine:
+            machine.check(NETWORK_UP)
+            yield OverTcp(server, machine)
+            troubles = [line for line in machine.console.splitlines() if any(one in line for one in TROUBLE)]
+        code = server.stop()
+        assert not troubles, machine.version + "\n" + "\n".join(troubles)
+        assert code == 0, server.log
+        assert all(device["internal_error"] is None for device in server.summary["devices"])
+        assert "internal error" not in server.log
+
+
+@pytest.fixture(scope="module")
+def linux() -> Iterator[OverTcp]:
+    with over_tcp("--size", "256M") as one:
+        yield one
+
+
+@pytest.fixture
+def disk(linux: OverTcp) -> Iterator[OverTcp]:
+    """Connected, and disconnected afterwards."""
+    linux.connect()
+    yield linux
+    linux.check(f"nvme disconnect -n {NQN}")
+
+
+VERIFY = "--filename=/dev/nvme0n1 --direct=1 --verify=crc32c --verify_fatal=1 --do_verify=1 --output-format=json"
+
+
+def fio(linux: OverTcp, options: str, seconds: float = 150) -> None:
+    out = linux.check(f"fio --name=job {VERIFY} {options}", seconds=seconds)
+    (job,) = json.loads(out[out.index("{") :])["jobs"]
+    assert job["error"] == 0
+    assert job["write"]["io_bytes"] > 0
+
+
+def test_discovery_finds_the_subsystem_and_connect_brings_its_disk(disk: OverTcp) -> None:
+    port = disk.server.ports[0]
+    log = json.loads(disk.check(f"nvme discover -t tcp -a {HOST_ADDRESS} -s {port} -o json"))
+    (record,) = log["records"]
+    listed = disk.check("nvme list-subsys")
+
+    assert (record["subnqn"], record["trtype"], record["trsvcid"]) == (NQN, "tcp", str(port))
+    assert NQN in listed
+    assert "live" in listed
+    assert int(disk.check("blockdev --getsize64 /dev/nvme0n1")) == 256 << 20
+
+
+def test_kernel_connects_without_a_complaint(linux: OverTcp) -> None:
+    linux.new_kernel_lines()
+    linux.connect()
+    linux.check(f"nvme disconnect -n {NQN}")
+
+    lines = linux.new_kernel_lines()
+
+    allowed = ("creating", "mapped", "new ctrl", "Removing ctrl", "queue_size", "new ctrl")
+    assert [line for line in lines if "nvme" in line and not any(one in line for one in allowed)] == []
+
+
+def test_show_regs_reads_the_properties(disk: OverTcp) -> None:
+    lines = disk.check("nvme show-regs /dev/nvme0").replace(" ", "").splitlines()
+    registers = dict(line.split(":", 1) for line in lines if ":" in line)
+
+    assert int(registers["version"], 16) == 0x0002_0100
+    assert int(registers["csts"], 16) & 1 == 1
+
+
+@pytest.mark.parametrize("digests", ["", "--hdr-digest", "--data-digest", "--hdr-digest --data-digest"])
+def test_written_data_is_read_with_every_digest(linux: OverTcp, digests: str) -> None:
+    linux.connect(digests)
+    try:
+        fio(linux, "--rw=randwrite --bsrange=512-128k --blockalign=512 --size=16M --iodepth=8 --ioengine=libaio")
+    finally:
+        linux.check(f"nvme disconnect -n {NQN}")
+
+
+@pytest.mark.parametrize(
+    ("block", "depth", "engine"),
+    [("512", 1, "psync"), ("4k", 128, "libaio"), ("4k", 32, "io_uring"), ("64k", 16, "io_uring"), ("1M", 8, "libaio")],
+)
+def test_fio_verifies_what_it_wrote(disk: OverTcp, block: str, depth: int, engine: str) -> None:
+    size = "512k" if block == "512" else "32M"
+    fio(disk, f"--rw=randwrite --bs={block} --size={size} --iodepth={depth} --ioengine={engine}")
+
+
+def test_file_system_survives_disconnect_and_connect(linux: OverTcp) -> None:
+    linux.connect()
+    linux.check("mkfs.ext4 -q -F /dev/nvme0n1 && mount /dev/nvme0n1 /mnt && cp -r /usr/sbin /mnt/ && umount /mnt")
+    linux.check(f"nvme disconnect -n {NQN}")
+    linux.connect("--data-digest", "--nr-io-queues=1", "--queue-size=16")
+    out = linux.check(
+        "fsck.ext4 -f -n /dev/nvme0n1 && mount /dev/nvme0n1 /mnt"
+        " && diff -r --no-dereference /usr/sbin /mnt/sbin && umount /mnt"
+        f" && nvme disconnect -n {NQN} && echo same",
+        seconds=120,
+    )
+
+    assert out.endswith("same\n")
+
+
+def test_commands_of_nvme_cli_reach_the_device(disk: OverTcp) -> None:
+    disk.check(
+        "head -c 4096 /dev/urandom >/tmp/in; nvme write /dev/nvme0n1 -s 8 -c 7 -z 4096 -d /tmp/in;"
+        "nvme read /dev/nvme0n1 -s 8 -c 7 -z 4096 -d /tmp/out; cmp /tmp/in /tmp/out;"
+        "nvme compare /dev/nvme0n1 -s 8 -c 7 -z 4096 -d /tmp/in; nvme flush /dev/nvme0n1 -n 1;"
+        "nvme write-zeroes /dev/nvme0n1 -s 8 -c 3; nvme dsm /dev/nvme0n1 -d -s 0 -b 8;"
+        "nvme smart-log /dev/nvme0; nvme error-log /dev/nvme0 -e 2; nvme fw-log /dev/nvme0;"
+        "nvme effects-log /dev/nvme0 -c 0;"
+        "nvme get-feature /dev/nvme0 -f 0xf; nvme list-ns /dev/nvme0; nvme ns-descs /dev/nvme0n1"
+    )
+    bad = disk.run("nvme read /dev/nvme0n1 -s 99999999 -c 0 -z 512 -d /tmp/out 2>&1")
+
+    assert bad.status != 0
+    assert "LBA Out of Range" in bad.output
+    assert disk.run("nvme compare /dev/nvme0n1 -s 8 -c 7 -z 4096 -d /tmp/in").status != 0
+
+
+def test_reset_under_load_loses_nothing(disk: OverTcp) -> None:
+    out = disk.check(
+        f"fio --name=job {VERIFY} --rw=randwrite --bs=4k --size=8M --iodepth=8 --ioengine=libaio >/tmp/fio.json &\n"
+        "for n in 1 2 3; do sleep 0.7; nvme reset /dev/nvme0; done\nwait %1\ncat /tmp/fio.json",
+        seconds=150,
+    )
+    (job,) = json.loads(out[out.index("{") :])["jobs"]
+
+    assert job["error"] == 0
+
+
+def test_second_host_is_a_second_path_to_the_same_namespace(disk: OverTcp) -> None:
+    """Linux knows a subsystem by its name: two controllers of it are paths of one multipath disk."""
+    where = f"-t tcp -a {HOST_ADDRESS} -s {disk.server.ports[0]} -n {NQN}"
+    disk.check("head -c 65536 /dev/urandom >/tmp/in; dd if=/tmp/in of=/dev/nvme0n1 bs=64k oflag=direct")
+    disk.check(f"nvme connect {where} --hostnqn {OTHER_HOST} --hostid {OTHER_ID}")
+    disk.check("for n in $(seq 100); do [ $(nvme list-subsys | grep -c live) = 2 ] && exit 0; sleep 0.1; done; exit 1")
+
+    disk.check("nvme disconnect -d nvme0; dd if=/dev/nvme0n1 of=/tmp/out bs=64k count=1 iflag=direct")
+    disk.check("cmp /tmp/in /tmp/out")
+
+
+def test_server_that_is_killed_and_comes_back_is_reconnected_with_its_data(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with over_tcp("--size", "64M", "--image", str(image)) as linux:
+        linux.connect("--reconnect-delay=1", "--keep-alive-tmo=2")
+        linux.check("head -c 1M /dev/urandom >/tmp/in; dd if=/tmp/in of=/dev/nvme0n1 bs=64k oflag=direct conv=fsync")
+
+        linux.server.stop(signal.SIGKILL)
+        linux.server.start()
+
+        linux.check(
+            "dd if=/dev/nvme0n1 of=/tmp/out bs=64k count=16 iflag=direct; cmp /tmp/in /tmp/out", seconds=90
+        )
+        fio(linux, "--rw=randwrite --bs=4k --size=2M --iodepth=4 --ioengine=libaio")
+        linux.check(f"nvme disconnect -n {NQN}")
+
+
+def test_host_that_is_not_allowed_cannot_connect() -> None:
+    with over_tcp("--size", "16M", "--allow-host", OTHER_HOST) as linux:
+        where = f"-t tcp -a {HOST_ADDRESS} -s {linux.server.ports[0]} -n {NQN}"
+        refused = linux.run(f"nvme connect {where} 2>&1; dmesg | tail -3")
+        found = linux.check(f"nvme discover -t tcp -a {HOST_ADDRESS} -s {linux.server.ports[0]}")
+
+        linux.check(f"nvme connect {where} --hostnqn {OTHER_HOST} --hostid {OTHER_ID}; nvme disconnect -n {NQN}")
+
+    assert "host" in refused.output
+    assert NQN not in found
