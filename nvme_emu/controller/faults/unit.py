@@ -212,9 +212,9 @@ class FaultUnit:
         """Do what is due."""
         self.ctrl.now_ns = now_ns
         timers = self._timers
-        while timers and timers[0][0] <= now_ns:
-            heapq.heappop(timers)[2]()
-        if not timers:
+        if timers and timers[0][0] <= now_ns:
+            while timers and timers[0][0] <= now_ns:
+                heapq.heappop(timers)[2]()
             self.touch()
 
     def next_timer_ns(self) -> int | None:
