@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Served
+from tcphelpers import Served
 from tcphost import HOST, NQN, make_target
 
 import nvme_emu

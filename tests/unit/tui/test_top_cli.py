@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import JOB
+from tuihelpers import JOB
 
 import nvme_emu
 from nvme_emu.cli.top import VIEWS, top

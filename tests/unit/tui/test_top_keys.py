@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import FixedSource
 from textual.pilot import Pilot
+from tuihelpers import FixedSource
 
 from nvme_emu.observe.tui.app import TopApp
 from nvme_emu.observe.tui.ink import plain

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import options
+from tuihelpers import options
 
 from nvme_emu.cli.top import Workload, _plan
 from nvme_emu.core.trace import FetchCmd, NvmeCompleteRq

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import JOB, options
+from tuihelpers import JOB, options
 
 from nvme_emu.cli.top import Workload, _plan
 from nvme_emu.core.trace import (
