@@ -30,7 +30,7 @@ from nvme_emu.spec.fabrics import (
     invalid_parameter,
 )
 from nvme_emu.spec.opcodes import AdminOpcode, FabricsType
-from nvme_emu.spec.queues import CQE, SQE
+from nvme_emu.spec.queues import CQE, SQE, SQE_SIZE
 from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.status import DNR, FabricsStatus, Status
 
@@ -70,6 +70,7 @@ class FabricsQueue:
         self._early: list[Answer] = []
         self._closing = False
         self.in_capsule_bytes = 8192
+        self.implied = False
 
     @property
     def label(self) -> str:
@@ -108,6 +109,21 @@ class FabricsQueue:
                 return None
         return rings.accept(sqe, in_capsule)
 
+    def accept_run(self, buffer: memoryview, start: int, stride: int, count: int) -> list[Transfer]:
+        """See `CapsuleQueue.accept_run`: plain reads first, the others one by one."""
+        transfers = []
+        end = start + stride * count
+        while start < end:
+            if self._rings is not None and self._rings.qid:
+                start = self._rings.accept_reads(buffer, start, stride, end)
+                if start == end:
+                    break
+            transfer = self.accept(buffer[start : start + SQE_SIZE], 0)
+            if transfer is not None:
+                transfers.append(transfer)
+            start += stride
+        return transfers
+
     def ready(self, transfer: Transfer) -> None:
         """See `CapsuleQueue.ready`."""
         if transfer.tag != _CONNECT_TAG:
@@ -133,7 +149,7 @@ class FabricsQueue:
             early, self._early = self._early, []
             return early
         rings.association.seen_ns = now_ns
-        return rings.run(now_ns)
+        return rings.run(now_ns, self.implied)
 
     def release(self) -> None:
         """See `CapsuleQueue.release`."""
@@ -149,7 +165,7 @@ class FabricsQueue:
     # -- before Connect -------------------------------------------------------------------------------------
 
     def _answer_early(self, cid: int, status: int, dw0: int = 0) -> None:
-        self._early.append(Answer(cid, CQE.pack(dw0, 0, 0, 0, cid, status << 1), None, False))
+        self._early.append((cid, CQE.pack(dw0, 0, 0, 0, cid, status << 1), None))
 
     def _accept_first(self, sqe: bytes, in_capsule: int) -> Transfer | None:
         """Only Connect may come first, with its data."""

@@ -160,24 +160,13 @@ class RingQueue:
 
     def accept(self, sqe: memoryview | bytes, in_capsule: int) -> Transfer | None:
         """See `CapsuleQueue.accept`; Fabrics commands have been taken out before."""
-        opcode, flags, cid, nsid, address, length, kind, cdw12 = _HEAD.unpack(sqe)
+        opcode, flags, cid, _, address, length, kind, _ = _HEAD.unpack(sqe)
         commands = self._commands
         if len(commands) >= self.entries:
             raise OverflowError(f"more than {self.entries} commands outstanding")
         self.count()
         direction = opcode & 3
         nbytes = 0
-        if opcode == _READ and self.qid and kind == SGL_TRANSPORT and flags & PSDT_MASK == PSDT_SGL:
-            # The commonest case without its detours: what is not plain is left to them.
-            namespace = self._ctrl.namespaces.get(nsid)
-            if namespace is not None and cid not in commands and self._free:
-                nbytes = (cdw12 & RW_NLB_MASK) + 1 << namespace.lba_shift
-                if nbytes <= length and nbytes <= self._stride:
-                    slot = self._free.pop()
-                    commands[cid] = slot, nbytes
-                    self._enter(sqe, flags, slot, nbytes)
-                    return None
-                nbytes = 0
         try:
             if flags & PSDT_MASK != PSDT_SGL:
                 raise CommandError(Status.INVALID_FIELD, location=_FLAGS)
@@ -204,6 +193,49 @@ class RingQueue:
         commands[cid] = slot, nbytes
         self._enter(sqe, flags, slot, nbytes)
         return None
+
+    def accept_reads(self, buffer: memoryview, start: int, stride: int, end: int) -> int:
+        """Take the plain reads at the front of a row of commands in one go; where the first other one starts.
+
+        Plain is what passes every check of `accept`, which takes the others.
+        """
+        unpack, pack, commands, free = _HEAD.unpack_from, _PRPS.pack_into, self._commands, self._free
+        ring, size, tail, namespaces = self._sq, self._size, self._tail, self._ctrl.namespaces
+        slot_bytes, first_prp, lists = self._stride, self.base + self._data_at, self.base + self._lists_at
+        room = self.entries - len(commands)
+        taken = 0
+        while start < end and free and taken < room:
+            opcode, flags, cid, nsid, _, length, kind, cdw12 = unpack(buffer, start)
+            if opcode != _READ or flags != PSDT_SGL or kind != SGL_TRANSPORT or cid in commands:
+                break
+            namespace = namespaces.get(nsid)
+            if namespace is None:
+                break
+            nbytes = (cdw12 & RW_NLB_MASK) + 1 << namespace.lba_shift
+            if nbytes > length or nbytes > slot_bytes:
+                break
+            slot = free.pop()
+            commands[cid] = slot, nbytes
+            at = tail * SQE_SIZE
+            ring[at : at + SQE_SIZE] = buffer[start : start + SQE_SIZE]
+            ring[at + 1] = 0
+            prp1 = first_prp + slot * slot_bytes
+            if nbytes <= PAGE:
+                pack(ring, at + _PRP1_AT, prp1, 0)
+            elif nbytes <= 2 * PAGE:
+                pack(ring, at + _PRP1_AT, prp1, prp1 + PAGE)
+            else:
+                if not self._listed[slot]:
+                    self._write_list(slot, prp1)
+                pack(ring, at + _PRP1_AT, prp1, lists + slot * PAGE)
+            tail += 1
+            if tail == size:
+                tail = 0
+            taken += 1
+            start += stride
+        self._tail = tail
+        self._sqhd = (self._sqhd + taken) % self.entries
+        return start
 
     def _check_length(
         self, sqe: memoryview | bytes, direction: int, address: int, length: int, kind: int, in_capsule: int
@@ -291,7 +323,7 @@ class RingQueue:
         """Answer a command that did not go through the ring; `value` is dwords 0 and 1."""
         head = self._sqhd if sqhd is None else sqhd
         cqe = _CQE.pack(value, head, self.qid, cid, status << 1)
-        self._local.append(Answer(cid, cqe, None, False))
+        self._local.append((cid, cqe, None))
 
     def refuse(self, cid: int, status: int, dnr: bool = True) -> None:
         """Answer with an error that is not of the error log."""
@@ -305,15 +337,15 @@ class RingQueue:
             if len(irqs) != 1 or irqs[0] != self.qid:
                 self.association.deliver(irqs, self)
 
-    def run(self, now_ns: int) -> list[Answer]:
-        """See `CapsuleQueue.run`."""
+    def run(self, now_ns: int, implied: bool) -> list[Answer]:
+        """See `CapsuleQueue.run`; `implied` as there."""
         self.ring(now_ns)
         answers = self._local
         self._local = []
         cq, head, phase, size = self._cq, self._head, self._phase, self._size
         unpack, pack, pop = _CQE.unpack_from, _CQE.pack, self._commands.pop
         sqhd, unsent, stride, data = self._sqhd, self._unsent, self._stride, self._data
-        implied = not self.flow_control
+        implied = implied and not self.flow_control
         seen = 0
         while seen < size:
             value, _, sqid, cid, status_p = unpack(cq, head * CQE_SIZE)
@@ -325,15 +357,15 @@ class RingQueue:
                 head = 0
                 phase ^= 1
             slot, nbytes = pop(cid, (_NO_SLOT, 0))
-            cqe = pack(value, sqhd, sqid, cid, status_p & 0xFFFE)
             if nbytes and status_p < 2:
                 at = slot * stride
                 unsent.append(slot)
-                answers.append(Answer(cid, cqe, data[at : at + nbytes], implied and not value))
+                cqe = b"" if implied and not value else pack(value, sqhd, sqid, cid, 0)
+                answers.append((cid, cqe, data[at : at + nbytes]))
                 continue
             if slot >= 0:
                 self._free.append(slot)
-            answers.append(Answer(cid, cqe, None, False))
+            answers.append((cid, pack(value, sqhd, sqid, cid, status_p & 0xFFFE), None))
         if seen:
             self._head, self._phase = head, phase
             follows = self._ctrl.doorbell_cq(self.qid, head, now_ns)

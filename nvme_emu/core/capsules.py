@@ -18,8 +18,8 @@ queue, sends commands with their buffers, and receives what has completed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 __all__ = [
     "Answer",
@@ -51,17 +51,12 @@ class Transfer:
         self.failed = False
 
 
-class Answer(NamedTuple):
-    """The end of a command: its completion queue entry (16 bytes) and its data for the host, if any.
+Answer = tuple[int, bytes, memoryview | None]
+"""The end of a command: its identifier, its completion queue entry and its data for the host, if any.
 
-    `implied` says that the data alone may stand for the completion: success, nothing in dwords 0 and 1, and
-    the host does not need SQHD. `data` may be used until `CapsuleQueue.release`.
-    """
-
-    cid: int
-    cqe: bytes
-    data: memoryview | None
-    implied: bool
+An empty entry says that the data alone stands for the completion (`CapsuleQueue.implied`). The data may be used
+until `CapsuleQueue.release`.
+"""
 
 
 class CapsuleSink(Protocol):
@@ -79,6 +74,10 @@ class CapsuleQueue(Protocol):
 
     in_capsule_bytes: int
     """The most data that a capsule may bring along at present."""
+
+    implied: bool
+    """Whether data may stand for a completion: where the command succeeded, has nothing in dwords 0 and 1, and
+    the host does not need SQHD. The transport says so; at first it is False."""
 
     @property
     def label(self) -> str:
@@ -99,6 +98,9 @@ class CapsuleQueue(Protocol):
         data in the capsule is to be skipped). OverflowError from a host with more commands than its queue has
         entries: such a connection cannot go on.
         """
+
+    def accept_run(self, buffer: memoryview, start: int, stride: int, count: int) -> list[Transfer]:
+        """As `accept` for `count` commands without data that stand `stride` bytes apart; those to fill."""
 
     def ready(self, transfer: Transfer) -> None:
         """The transfer is complete, or marked as failed: its command may be executed."""
@@ -126,13 +128,8 @@ class CapsuleTarget(Protocol):
         """When `work` is due next."""
 
 
-class Completed(NamedTuple):
-    """A command has ended: `value` is dwords 0 and 1, `status` the 15-bit status field."""
-
-    cid: int
-    value: int
-    sqhd: int
-    status: int
+Completed = tuple[int, int, int]
+"""A command has ended: its identifier, dwords 0 and 1 of the completion, the 15-bit status field."""
 
 
 class CapsuleChannel(Protocol):
@@ -146,6 +143,9 @@ class CapsuleChannel(Protocol):
 
     def send(self, cid: int, sqe: bytes, data: memoryview | None, to_device: bool) -> None:
         """Take a command and its buffer, which must stay until the command has ended. Sent by `flush`."""
+
+    def send_run(self, cids: Sequence[int], sqes: bytes, buffers: Sequence[memoryview]) -> None:
+        """As `send` for commands that stand one behind the other, each with a buffer that it fills."""
 
     def flush(self) -> None:
         """Send what was taken, as far as the connection takes it; `receive` goes on with the rest."""

@@ -14,7 +14,7 @@ from nvme_emu.core.trace import NvmeCompleteRq, NvmeSetupCmd, NvmeSq
 from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.tags import GENERATION, TAG_MASK, Tags
 from nvme_emu.spec.fabrics import SGL_IN_CAPSULE, SGL_TRANSPORT
-from nvme_emu.spec.queues import SQE_WIDE
+from nvme_emu.spec.queues import SQE_SIZE, SQE_WIDE
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class FabricsPair:
         self.inflight: list[Request | None] = [None] * tags
         self.outstanding = 0
         self.tail = 0
-        self.sqhd = 0
+        self.sqhd = 0  # unknown: without flow control nobody tells
         self.rearm = False
         self._armed = False
         self.lost: OSError | None = None
@@ -108,6 +108,9 @@ class FabricsPair:
         opcode, nsid, cdw12 = batch.opcode, batch.nsid, batch.cdw12
         emit = self._trace.emit
         count = min(len(tags.free), len(batch.slbas) - start)
+        if not to_device and emit is None and count:
+            self._prepare_reads(batch, start, count)
+            return batch.issued == len(batch.slbas)
         slbas = np.asarray(batch.slbas[start : start + count]).tolist()
         for index, slba in enumerate(slbas, start):
             tag = tags.free.pop()
@@ -122,6 +125,31 @@ class FabricsPair:
         self._prepared += count
         batch.issued = start + count
         return batch.issued == len(batch.slbas)
+
+    def _prepare_reads(self, batch: BatchRequest, start: int, count: int) -> None:
+        """`count` reads of a batch from `start`, column by column."""
+        tags, inflight, index, width = self.tags, self.inflight, self._index, batch.width
+        free, next_cid = tags.free, tags.cid
+        taken = free[: -count - 1 : -1]
+        del free[-count:]
+        cids = [next_cid[tag] for tag in taken]
+        for number, tag in enumerate(taken, start):
+            inflight[tag] = batch
+            index[tag] = number
+        rows = np.zeros((count, SQE_SIZE // 8), np.uint64)
+        head = batch.opcode | PSDT_SGL << 8 | batch.nsid << 32
+        rows[:, 0] = np.array(cids, np.uint64) << np.uint64(16) | np.uint64(head)
+        rows[:, 4] = width | _TRANSPORT
+        rows[:, 5] = batch.slbas[start : start + count]
+        rows[:, 6] = batch.cdw12
+        data = batch.data
+        assert data is not None
+        first = start * width
+        buffers = [data[at : at + width] for at in range(first, first + count * width, width)]
+        self.channel.send_run(cids, rows.tobytes(), buffers)
+        self.outstanding += count
+        self._prepared += count
+        batch.issued = start + count
 
     def prepare_reserved(self, cid: int, opcode: int) -> None:
         """Take a command without data or request under a ``cid`` outside the tags (the AER's)."""
@@ -154,8 +182,7 @@ class FabricsPair:
         done: list[Request] = []
         if self.lost is None:
             try:
-                for completed in self.channel.receive(timeout_ns):
-                    self._take(completed, done)
+                self._take_all(self.channel.receive(timeout_ns), done)
             except OSError as error:
                 self._lose(error)
         if self.lost is not None:
@@ -166,34 +193,34 @@ class FabricsPair:
                 self.channel.rearm()
         return done
 
-    def _take(self, completed: Completed, done: list[Request]) -> None:
-        cid, value, sqhd, status = completed
-        tag = cid & TAG_MASK
-        tags = self.tags
-        rq = self.inflight[tag] if tag < tags.count else None
-        if rq is None or tags.cid[tag] != cid:
-            self._on_stray(cid, value & 0xFFFF_FFFF, status)
-            return
-        self.sqhd = sqhd
-        self.inflight[tag] = None
-        self.outstanding -= 1
-        tags.cid[tag] = (cid + GENERATION) & 0xFFFF
-        tags.free.append(tag)
-        emit = self._trace.emit
-        if emit is not None:
-            emit(NvmeCompleteRq(self._now.now_ns, rq.serial, self.qid, cid, status))
-        if isinstance(rq, BatchRequest):
-            if status:
-                rq.fail(self._index[tag], status)
-            rq.left -= 1
-            if not rq.left:
-                done.append(rq)
-            return
-        rq.dw0 = value & 0xFFFF_FFFF
-        if value >> 32:
-            self.wide[rq.serial] = value
-        rq._status = status
-        done.append(rq)
+    def _take_all(self, completed: list[Completed], done: list[Request]) -> None:
+        tags, inflight, emit = self.tags, self.inflight, self._trace.emit
+        count, next_cid, free = tags.count, tags.cid, tags.free
+        for cid, value, status in completed:
+            tag = cid & TAG_MASK
+            rq = inflight[tag] if tag < count else None
+            if rq is None or next_cid[tag] != cid:
+                self._on_stray(cid, value & 0xFFFF_FFFF, status)
+                continue
+            inflight[tag] = None
+            self.outstanding -= 1
+            next_cid[tag] = (cid + GENERATION) & 0xFFFF
+            free.append(tag)
+            if emit is not None:
+                emit(NvmeCompleteRq(self._now.now_ns, rq.serial, self.qid, cid, status))
+            if rq.batch:
+                assert isinstance(rq, BatchRequest)
+                if status:
+                    rq.fail(self._index[tag], status)
+                rq.left -= 1
+                if not rq.left:
+                    done.append(rq)
+                continue
+            rq.dw0 = value & 0xFFFF_FFFF
+            if value >> 32:
+                self.wide[rq.serial] = value
+            rq._status = status
+            done.append(rq)
 
     # -- ends -----------------------------------------------------------------------------------------------
 

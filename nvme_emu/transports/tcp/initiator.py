@@ -13,13 +13,14 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 from crc32c import crc32c
 
-from nvme_emu.core.capsules import Completed
+from nvme_emu.spec.queues import SQE_SIZE
 from nvme_emu.spec.tcp import (
     CH,
     CH_SIZE,
@@ -48,7 +49,7 @@ from nvme_emu.transports.tcp.reader import DataEnd, Header, PduError, PduReader
 from nvme_emu.transports.tcp.states import Role, State
 
 if TYPE_CHECKING:
-    from nvme_emu.core.capsules import CapsuleChannel
+    from nvme_emu.core.capsules import CapsuleChannel, Completed
 
 __all__ = ["InitiatorOptions", "TcpChannel", "TcpFabric"]
 
@@ -64,6 +65,7 @@ _C2H_DATA, _RESPONSE, _R2T = int(PduType.C2H_DATA), int(PduType.CAPSULE_RESP), i
 _COMMAND = int(PduType.CAPSULE_CMD)
 _CQE = struct.Struct("<QHHHH")
 _BARE_COMMAND = CH.pack(_COMMAND, 0, CMD_SIZE, 0, CMD_SIZE)
+_BARE_ROW = np.frombuffer(_BARE_COMMAND, np.uint8)
 _BARE_RESPONSE = CH.pack(_RESPONSE, 0, RESP_SIZE, 0, RESP_SIZE)
 _CCCID_AT, _DATAO_AT, _DATAL_AT = 8, 12, 16
 
@@ -139,6 +141,19 @@ class TcpChannel:
             head += crc32c(head).to_bytes(DIGEST_SIZE, "little")
         with self._lock:
             self._out.append(head)
+
+    def send_run(self, cids: Sequence[int], sqes: bytes, buffers: Sequence[memoryview]) -> None:
+        """See `CapsuleChannel.send_run`."""
+        if self._header_digest:
+            for number, cid in enumerate(cids):
+                self.send(cid, sqes[number * SQE_SIZE : (number + 1) * SQE_SIZE], buffers[number], False)
+            return
+        self._buffers.update(zip(cids, buffers, strict=True))
+        rows = np.empty((len(cids), CMD_SIZE), np.uint8)
+        rows[:, :CH_SIZE] = _BARE_ROW
+        rows[:, CH_SIZE:] = np.frombuffer(sqes, np.uint8).reshape(-1, SQE_SIZE)
+        with self._lock:
+            self._out.append(rows.tobytes())
 
     def _send_with_data(self, sqe: bytes, data: memoryview) -> None:
         flags = (FLAG_HDGST if self._header_digest else 0) | (FLAG_DDGST if self._data_digest else 0)
@@ -242,34 +257,48 @@ class TcpChannel:
         reader, buffers, done = self._reader, self._buffers, self._done
         buffer, view = reader.buffer, reader.view
         start, end = reader.start, reader.end
+        unpack, get = DATA.unpack_from, buffers.get
         while end - start >= DATA_SIZE:
-            if buffer.startswith(_BARE_RESPONSE, start):
-                value, sqhd, _, cid, status_p = _CQE.unpack_from(buffer, start + CH_SIZE)
-                buffers.pop(cid, None)
-                done.append(Completed(cid, value, sqhd, status_p >> 1))
-                start += RESP_SIZE
-            else:
-                kind, flags, hlen, pdo, plen, cid, _, datao, datal = DATA.unpack_from(buffer, start)
-                if kind != _C2H_DATA or end - start < plen or plen != pdo + datal or pdo < hlen or hlen != DATA_SIZE:
+            kind, flags, hlen, pdo, plen, cid, _, datao, datal = unpack(buffer, start)
+            if kind == _C2H_DATA:
+                data_at = start + pdo
+                following = start + plen
+                into = get(cid)
+                if (
+                    following > end
+                    or into is None
+                    or plen != pdo + datal
+                    or pdo < hlen
+                    or hlen != DATA_SIZE
+                    or datao + datal > len(into)
+                    or flags & ~(FLAG_LAST | FLAG_SUCCESS)
+                ):
                     break
-                into = buffers.get(cid)
-                if into is None or datao + datal > len(into) or flags & ~(FLAG_LAST | FLAG_SUCCESS):
-                    break
-                into[datao : datao + datal] = view[start + pdo : start + plen]
-                start += plen
+                if datal == len(into):
+                    into[:] = view[data_at:following]
+                else:
+                    into[datao : datao + datal] = view[data_at:following]
+                start = following
                 if flags & FLAG_SUCCESS:
                     del buffers[cid]
-                    done.append(Completed(cid, 0, 0, 0))
-            reader.start = start
+                    done.append((cid, 0, 0))
+            elif buffer.startswith(_BARE_RESPONSE, start):
+                value, _, _, cid, status_p = _CQE.unpack_from(buffer, start + CH_SIZE)
+                buffers.pop(cid, None)
+                done.append((cid, value, status_p >> 1))
+                start += RESP_SIZE
+            else:
+                break
+        reader.start = start
 
     def _header(self, pdu: Header) -> None:
         kind = pdu.kind
         if kind == _C2H_DATA:
             self._c2h_data(pdu)
         elif kind == _RESPONSE:
-            value, sqhd, _, cid, status_p = _CQE.unpack_from(pdu.head, CH_SIZE)
+            value, _, _, cid, status_p = _CQE.unpack_from(pdu.head, CH_SIZE)
             self._buffers.pop(cid, None)
-            self._done.append(Completed(cid, value, sqhd, status_p >> 1))
+            self._done.append((cid, value, status_p >> 1))
         elif kind == _R2T:
             self._r2t(pdu)
         elif kind == PduType.IC_RESP:
@@ -318,7 +347,7 @@ class TcpChannel:
         if self._success:
             self._success = False
             self._buffers.pop(self._cid, None)
-            self._done.append(Completed(self._cid, 0, 0, 0))
+            self._done.append((self._cid, 0, 0))
 
     def _r2t(self, pdu: Header) -> None:
         """The target wants data of a write: H2CData PDUs, each as long as it takes them."""

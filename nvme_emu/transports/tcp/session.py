@@ -83,7 +83,7 @@ class TargetSession:
     """One connection's protocol. `queue` is set by the owner before the first byte."""
 
     def __init__(self, options: TargetOptions) -> None:
-        self.queue: CapsuleQueue
+        self._queue: CapsuleQueue
         self.out: list[bytes | memoryview] = []
         self.over: str | None = None
         self.pdus = 0
@@ -95,6 +95,16 @@ class TargetSession:
         self._header_digest = self._data_digest = False
         self._set_shapes()
         self.space = self._reader.space
+
+    @property
+    def queue(self) -> CapsuleQueue:
+        """What the connection is about."""
+        return self._queue
+
+    @queue.setter
+    def queue(self, queue: CapsuleQueue) -> None:
+        self._queue = queue
+        queue.implied = self._options.success
 
     @property
     def initialised(self) -> bool:
@@ -128,17 +138,19 @@ class TargetSession:
 
     def _take_bare(self) -> None:
         """The commands at the front of the buffer that have no data with them."""
-        reader, accept = self._reader, self.queue.accept
-        buffer, view = reader.buffer, reader.view
+        reader = self._reader
+        buffer = reader.buffer
         start, end = reader.start, reader.end
-        while end - start >= CMD_SIZE and buffer.startswith(_BARE_COMMAND, start):
-            sqe = view[start + CH_SIZE : start + CMD_SIZE]
-            start += CMD_SIZE
-            reader.start = start
-            self.pdus += 1
-            transfer = accept(sqe, 0)
-            if transfer is not None:
-                self._request(transfer)
+        at = start
+        while end - at >= CMD_SIZE and buffer.startswith(_BARE_COMMAND, at):
+            at += CMD_SIZE
+        if at == start:
+            return
+        reader.start = at
+        count = (at - start) // CMD_SIZE
+        self.pdus += count
+        for transfer in self._queue.accept_run(reader.view, start + CH_SIZE, CMD_SIZE, count):
+            self._request(transfer)
 
     def _header(self, pdu: Header) -> None:
         kind = pdu.kind
@@ -171,10 +183,10 @@ class TargetSession:
         )
 
     def _command(self, pdu: Header) -> None:
-        if pdu.nbytes > self.queue.in_capsule_bytes:
-            why = f"{pdu.nbytes} bytes in a capsule, at most {self.queue.in_capsule_bytes}"
+        if pdu.nbytes > self._queue.in_capsule_bytes:
+            why = f"{pdu.nbytes} bytes in a capsule, at most {self._queue.in_capsule_bytes}"
             raise PduError(Fes.INVALID_HEADER_FIELD, _PLEN_AT, bytes(pdu.head), why)
-        transfer = self.queue.accept(bytes(pdu.head[CH_SIZE:]), pdu.nbytes)
+        transfer = self._queue.accept(bytes(pdu.head[CH_SIZE:]), pdu.nbytes)
         if transfer is not None and transfer.in_capsule:
             # The SGL may name fewer bytes than the capsule has: the rest is dropped with the copy.
             whole = transfer.view if len(transfer.view) == pdu.nbytes else memoryview(bytearray(pdu.nbytes))
@@ -227,7 +239,7 @@ class TargetSession:
             transfer.failed = True
         if last:
             self._open.pop(transfer.tag, None)
-            self.queue.ready(transfer)
+            self._queue.ready(transfer)
 
     _spill: memoryview | None = None
 
@@ -235,16 +247,16 @@ class TargetSession:
 
     def pump(self, now_ns: int) -> None:
         """Execute what was accepted, and put the answers into `out`."""
-        answers = self.queue.run(now_ns)
+        answers = self._queue.run(now_ns)
         if answers:
             self._put_answers(answers)
-        if self.queue.closing and self.over is None:
+        if self._queue.closing and self.over is None:
             self.over = "the host disconnects"
 
     def sent(self) -> None:
         """Everything in `out` has left or was copied."""
         self.out = []
-        self.queue.release()
+        self._queue.release()
 
     def _set_shapes(self) -> None:
         """What the headers of our PDUs have in common, once digests and alignment are agreed."""
@@ -266,15 +278,13 @@ class TargetSession:
     def _put_answers(self, answers: list[Answer]) -> None:
         put, pack, bare = self.out.append, DATA.pack, self._bare
         pdo, overhead, flags, response = self._pdo, self._data_overhead, self._data_flags, self._response_ch
-        success = self._options.success
-        for cid, cqe, data, implied in answers:
+        alone = flags | FLAG_SUCCESS
+        for cid, cqe, data in answers:
             if data is not None:
                 nbytes = len(data)
-                alone = implied and success
                 head = pack(
-                    _C2H_DATA, flags | FLAG_SUCCESS if alone else flags, DATA_SIZE, pdo, overhead + nbytes,
-                    cid, 0, 0, nbytes,
-                )  # fmt: skip
+                    _C2H_DATA, flags if cqe else alone, DATA_SIZE, pdo, overhead + nbytes, cid, 0, 0, nbytes
+                )
                 if bare:
                     put(head)
                     put(data)
@@ -285,7 +295,7 @@ class TargetSession:
                     put(data)
                     if self._data_digest:
                         put(crc32c(data).to_bytes(DIGEST_SIZE, "little"))
-                if alone:
+                if not cqe:
                     continue
             self._put_header(response + cqe)
 
