@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
-WAIT_S = 60.0
+WAIT_S = 90.0
 
 
 class Terminal:
