@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -267,6 +268,8 @@ def _baseline(options: Options, config: CompareConfig) -> Baseline | None:
         if options.tolerance is not None:
             raise ValueError("--tolerance says what --baseline OLD.json allows; there is no --baseline")
         return None
+    if options.tolerance is not None and not math.isfinite(options.tolerance):
+        raise ValueError(f"--tolerance {options.tolerance}: a finite percentage is needed, else no row is ever worse")
     baseline = load_baseline(options.baseline)
     baseline.check(config.clock, [spec.key for spec in plan_rows(config)])
     return baseline

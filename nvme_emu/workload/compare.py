@@ -18,7 +18,9 @@ import pickle
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from typing import Any, cast
 
 from nvme_emu.driver import NvmeDriver
@@ -181,11 +183,12 @@ def _in_processes(
     try:
         futures: dict[Future[Any], int] = {}
         # Rows first: if Ctrl-C comes, they are what there is to show.
-        for index, spec in enumerate(specs):
-            future = pool.submit(
-                measure_row, config, spec, driver_class=driver_class, picture=index in drawn
-            )
-            futures[future] = index
+        with _sigint_held():
+            for index, spec in enumerate(specs):
+                future = pool.submit(
+                    measure_row, config, spec, driver_class=driver_class, picture=index in drawn
+                )
+                futures[future] = index
         for index, pair in enumerate(pairs, len(specs)):
             futures[pool.submit(find_flip, config, pair, driver_class)] = index
         for future in as_completed(futures):
@@ -197,6 +200,23 @@ def _in_processes(
                 child.terminate()
         raise
     pool.shutdown()
+
+
+@contextmanager
+def _sigint_held() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, and for ever in the processes that start here, which inherit the mask.
+
+    They could not ignore it before they have imported this module, and would print where it met them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would unblock the signal when the first process starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _be_quiet() -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import re
+import signal
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -292,6 +295,22 @@ def test_interrupt_prints_what_was_measured_and_exits_130(monkeypatch: pytest.Mo
     assert result.return_value == cli_compare.EXIT_INTERRUPTED == 130
     assert len(json.loads(result.stdout)["rows"]) == 2
     assert "interrupted; 2 rows were measured" in result.stderr
+
+
+def test_processes_of_a_comparison_leave_ctrl_c_to_the_parent_from_their_first_instruction() -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        with workload_compare._sigint_held():
+            mask = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, [])
+        assert signal.SIGINT in mask.result()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "inf"])
+def test_tolerance_that_is_not_finite_is_bad_usage(tmp_path: Path, tolerance: str) -> None:
+    result = invoke(*FAST, "--baseline", written(tmp_path, lambda data: None), "--tolerance", tolerance)
+    assert result.return_value == 2
+    assert "finite" in result.stderr
 
 
 def test_failing_io_names_the_row_and_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
