@@ -6,6 +6,8 @@ import contextlib
 import gc
 import itertools
 import json
+import os
+import shlex
 import shutil
 import sys
 import threading
@@ -93,6 +95,7 @@ class Options:
     seed: int
     faults: str | None
     trace: str | None
+    web: str | None = None
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,6 +125,11 @@ class Options:
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, help="Seed of device, scheduler and jobs.")
 @click.option("--faults", metavar="FILE", help="Rules that say when the device goes wrong (docs/faults.md).")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
+@click.option(
+    "--web",
+    metavar="[HOST:]PORT",
+    help="Serve the inspector to browsers; each gets its own. Needs textual-serve (the extra nvme-emu[web]).",
+)
 def top(job_file: str | None, **given: Any) -> int:
     """Watch an SSD at work: registers, queues, commands, workers, media, latencies, events.
 
@@ -133,7 +141,11 @@ def top(job_file: str | None, **given: Any) -> int:
     if sum(one is not None for one in (job_file, options.attach, options.replay)) > 1:
         complain("JOB.fio, --attach and --replay are three things to look at: give one")
         return EXIT_USAGE
-    if not options.once and not options.as_json and not (sys.stdout.isatty() and sys.stdin.isatty()):
+    if options.web is not None:
+        return _serve_browsers(options, options.web)
+    # Textual's driver for browsers stands in for the terminal of a process that --web has started.
+    browser = "TEXTUAL_DRIVER" in os.environ
+    if not options.once and not options.as_json and not browser and not (sys.stdout.isatty() and sys.stdin.isatty()):
         complain("top needs a terminal; --once prints one page, --json one snapshot")
         return EXIT_USAGE
     try:
@@ -210,6 +222,38 @@ def _plan(options: Options) -> Plan:
     return make_plan(
         parsed, seed=options.seed, cpu_ns_per_io=VIRTUAL_CPU_NS_PER_IO if options.clock == "virtual" else 0
     )
+
+
+def _serve_browsers(options: Options, address: str) -> int:
+    """`top` with the same options for each browser that comes, until Ctrl-C."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        complain(f"--web {address}: [HOST:]PORT is needed, such as 8000")
+        return EXIT_USAGE
+    try:
+        from textual_serve.server import Server
+    except ImportError:
+        complain("--web needs textual-serve: pip install 'nvme-emu[web]'")
+        return EXIT_USAGE
+    words = [sys.executable, "-c", "from nvme_emu.cli import main; main()", "top", *_command_line(options)]
+    Server(shlex.join(words), host=host or "localhost", port=int(port), title="nvme-emu top").serve()
+    return 0
+
+
+def _command_line(options: Options) -> list[str]:
+    """The options of a screen as they are typed, without --web."""
+    given = {
+        "--attach": options.attach,
+        "--replay": options.replay,
+        "--view": options.view,
+        "--clock": options.clock,
+        "--profile": options.profile,
+        "--seed": str(options.seed),
+        "--faults": options.faults,
+    }
+    typed = [f"{name}={value}" for name, value in given.items() if value is not None]
+    typed += [f"--set={override}" for override in options.overrides]
+    return typed + (["--", options.job_file] if options.job_file is not None else [])
 
 
 # --- a workload in a thread of its own ----------------------------------------------------------------------

@@ -51,8 +51,8 @@ class LiveSource(Source):
     """What a machine and its gate tell.
 
     ``ended`` says whether the workload is over, ``note`` what is to be known of it. ``findings`` gives what a
-    checker found, where there is one. With ``exact=True`` a recorder is attached and sees every event, at its cost. ``monotonic_s`` is the
-    reader's clock.
+    checker found, where there is one. With ``exact=True`` a recorder is attached and sees every event, at its
+    cost. ``monotonic_s`` is the reader's clock.
     """
 
     def __init__(
