@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Final
 
+from rich.style import Style
 from textual import events
 from textual.app import App, ComposeResult
 from textual.geometry import Region, Size
@@ -80,6 +81,7 @@ class Screenful(Widget, can_focus=True):
     def __init__(self) -> None:
         super().__init__()
         self._lines: Lines = []
+        self._style: Style | None = None
 
     def on_key(self, event: events.Key) -> None:
         """Keys are words while the application asks for some, and commands otherwise."""
@@ -99,6 +101,7 @@ class Screenful(Widget, can_focus=True):
     def show(self, lines: Lines) -> None:
         """Draw what differs from the lines before."""
         before, self._lines = self._lines, lines
+        self._style = self.rich_style  # as dear as a line, so once a page
         if len(before) != len(lines):
             self.refresh()
             return
@@ -112,7 +115,7 @@ class Screenful(Widget, can_focus=True):
         if y >= len(self._lines):
             return Strip.blank(self.size.width)
         segments = list(self._lines[y].render(self.app.console))
-        return Strip(segments).apply_style(self.rich_style).adjust_cell_length(self.size.width)
+        return Strip(segments).apply_style(self._style or self.rich_style).adjust_cell_length(self.size.width)
 
 
 class TopApp(App[None]):

@@ -7,6 +7,7 @@ by a simulated machine with fault rules, half way through something.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tui_pages import FRAME_FILE, PAGES, page_file, page_text
+from tui_pages import FIXTURES, FRAME_FILE, PAGES, page_file, page_text
 
 from nvme_emu.cli.top import DEFAULT_JOB, Options, Workload, _plan
 from nvme_emu.observe.state import to_json
@@ -33,6 +34,8 @@ match = { opcode = "write" }
 when = { every = 100 }
 then.delay = { ns = "2ms" }
 """
+
+IN_DOCS = r"<!-- page ([\w-]+) -->\n```\n.*?```\n<!-- end -->"
 
 JOBS = DEFAULT_JOB.replace("size=256m", "size=8m") + """
 [doomed]
@@ -72,6 +75,13 @@ def main() -> None:
         FRAME_FILE.write_text(text + "\n", encoding="utf-8")
     for page in PAGES:
         page_file(page).write_text(page_text(page), encoding="utf-8")
+    docs = Path(__file__).resolve().parents[3] / "docs" / "top.md"
+    docs.write_text(re.sub(IN_DOCS, _page, docs.read_text(encoding="utf-8"), flags=re.DOTALL), encoding="utf-8")
+
+
+def _page(found: re.Match[str]) -> str:
+    text = (FIXTURES / f"{found[1]}.txt").read_text(encoding="utf-8")
+    return f"<!-- page {found[1]} -->\n```\n{text}```\n<!-- end -->"
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def test_keys_typed_in_a_terminal_steer_the_inspector(terminal: Terminal) -> Non
     terminal.type("?")
     terminal.until(lambda text: "let one command complete" in text)
     terminal.type("Escape")
+    terminal.until(lambda text: "let one command complete" not in text)
 
     terminal.resize(120, 40)
     terminal.until(lambda text: "8 faults" in text and len(text.splitlines()) >= 39)
