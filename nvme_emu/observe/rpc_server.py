@@ -274,15 +274,18 @@ class RpcServer:
 
     def _flush(self, connection: _Connection) -> None:
         """Send what waits; events only when nothing else does."""
+        if connection.output and connection.sock.fileno() >= 0:
+            self._send(connection)
         if connection.sock.fileno() < 0:
             return
+        # Looked at after the answer has gone: who asks again and again gets events between the answers.
         if not connection.output:
             for subscription in connection.subscriptions.values():
                 params = subscription.take()
                 if params is not None:
                     self._put(connection, encode({"jsonrpc": "2.0", "method": "event", "params": params}))
-        if connection.output:
-            self._send(connection)
+            if connection.output:
+                self._send(connection)
 
     def _send(self, connection: _Connection) -> None:
         output = connection.output

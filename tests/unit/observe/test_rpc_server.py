@@ -458,3 +458,13 @@ def test_many_clients_and_io_at_once(ssd: Any, socket_path: str) -> None:
         for thread in threads:
             thread.join()
     assert not failures
+
+
+def test_client_that_asks_without_a_pause_still_gets_its_events(ssd: Any, client: RpcClient) -> None:
+    client.call("events.subscribe", events=["post_cqe"])
+    ssd.namespaces[1].write(0, bytes(512))
+    for _ in range(2_000):
+        client.call("system.info")
+        if client._events:
+            return
+    raise AssertionError("two thousand answers and no event")
