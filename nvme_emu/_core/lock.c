@@ -1,7 +1,8 @@
 /* Waiting: by polling a flag, and a recursive lock whose state C can see: `count` is 0 while nobody holds it.
  *
- * The interpreter lock guards its fields; only who has to wait sleeps, on `gate`, which is locked except between
- * a release that found waiters and the waiter that it wakes.
+ * The interpreter lock guards its fields; only who has to wait sleeps, each at a gate of its own, in line. A release
+ * wakes the first one, and whoever comes before that one runs overtakes it, which is fast. But a waiter that was
+ * overtaken says so (`starving`), and the next release makes it the owner. (Linux's mutex does likewise.)
  */
 
 #include "native.h"
@@ -30,58 +31,111 @@ PyObject *poll_flag(const char *flag, PyObject *ns)
     return PyBool_FromLong(__atomic_load_n(flag, __ATOMIC_ACQUIRE));
 }
 
+/* One who sleeps; on its stack. `woken`: its gate is open. `given`: it is the owner and out of the line. */
+struct waiter {
+    struct waiter *next;
+    PyThread_type_lock gate;
+    unsigned long thread;
+    char woken, given;
+};
+
 static PyObject *lock_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
     LockObject *self = (LockObject *)type->tp_alloc(type, 0);
-    if (!self)
-        return NULL;
-    self->gate = PyThread_allocate_lock();
-    if (!self->gate) {
-        Py_DECREF(self);
-        return PyErr_NoMemory();
-    }
-    PyThread_acquire_lock(self->gate, WAIT_LOCK);
+    if (self)
+        self->last = &self->first;
     return (PyObject *)self;
 }
 
-static void lock_dealloc(LockObject *self)
+static void leave_line(LockObject *self, struct waiter *waiter)
 {
-    PyTypeObject *type = Py_TYPE(self);
-    if (self->gate) {
-        PyThread_acquire_lock(self->gate, NOWAIT_LOCK);
-        PyThread_release_lock(self->gate);
-        PyThread_free_lock(self->gate);
+    struct waiter **link = &self->first;
+    while (*link != waiter)
+        link = &(*link)->next;
+    *link = waiter->next;
+    if (self->last == &waiter->next)
+        self->last = link;
+}
+
+static int lock_own(LockObject *self, unsigned long thread)
+{
+    self->owner = thread;
+    self->count = 1;
+    return 1;
+}
+
+/* Once less held; who is first in line is woken, or owns it. */
+static void lock_drop(LockObject *self)
+{
+    struct waiter *first = self->first;
+    if (--self->count || !first)
+        return;
+    if (self->starving) {
+        self->starving = 0;
+        leave_line(self, first);
+        first->given = 1;
+        lock_own(self, first->thread);
     }
-    type->tp_free((PyObject *)self);
+    if (!first->woken) {
+        first->woken = 1;
+        PyThread_release_lock(first->gate);
+    }
+}
+
+/* Sleep until the lock is ours (1), the time is over (0), or a signal's handler has raised (-1). */
+static int wait_in_line(LockObject *self, struct waiter *waiter, PY_TIMEOUT_T microseconds)
+{
+    while (1) {
+        PyLockStatus status;
+        Py_BEGIN_ALLOW_THREADS
+        status = PyThread_acquire_lock_timed(waiter->gate, microseconds, 1);
+        Py_END_ALLOW_THREADS
+        if (waiter->given)
+            return 1;
+        if (!self->count) {
+            leave_line(self, waiter);
+            return lock_own(self, waiter->thread);
+        }
+        int failed = status == PY_LOCK_INTR && PyErr_CheckSignals() < 0;
+        if (failed || status == PY_LOCK_FAILURE) {
+            /* The handler may have run other threads. */
+            if (waiter->given)
+                return failed ? (lock_drop(self), -1) : 1;
+            leave_line(self, waiter);
+            return failed ? -1 : 0;
+        }
+        if (status == PY_LOCK_ACQUIRED) {
+            waiter->woken = 0;
+            self->starving = 1;
+        }
+    }
 }
 
 /* 1 with the lock, 0 without it after `microseconds` (0: at once, negative: never), -1 with an exception. */
 static int lock_take(LockObject *self, PY_TIMEOUT_T microseconds)
 {
     unsigned long me = PyThread_get_thread_ident();
-    if (self->count && self->owner == me) {
+    if (!self->count)
+        return lock_own(self, me);
+    if (self->owner == me) {
         self->count++;
         return 1;
     }
-    while (self->count) {
-        if (!microseconds)
-            return 0;
-        PyLockStatus status;
-        self->waiters++;
-        Py_BEGIN_ALLOW_THREADS
-        status = PyThread_acquire_lock_timed(self->gate, microseconds, 1);
-        Py_END_ALLOW_THREADS
-        self->waiters--;
-        if (status == PY_LOCK_ACQUIRED)
-            self->signalled = 0;
-        else if (status == PY_LOCK_FAILURE && self->count)
-            return 0;
-        else if (status == PY_LOCK_INTR && PyErr_CheckSignals() < 0)
-            return -1;
+    if (!microseconds)
+        return 0;
+    struct waiter waiter = {.gate = PyThread_allocate_lock(), .thread = me};
+    if (!waiter.gate) {
+        PyErr_NoMemory();
+        return -1;
     }
-    self->owner = me;
-    self->count = 1;
-    return 1;
+    PyThread_acquire_lock(waiter.gate, WAIT_LOCK);
+    *self->last = &waiter;
+    self->last = &waiter.next;
+    int taken = wait_in_line(self, &waiter, microseconds);
+    PyThread_acquire_lock(waiter.gate, NOWAIT_LOCK);
+    PyThread_release_lock(waiter.gate);
+    PyThread_free_lock(waiter.gate);
+    return taken;
 }
 
 static PyObject *lock_acquire(LockObject *self, PyObject *args, PyObject *kwargs)
@@ -109,10 +163,7 @@ static PyObject *lock_release(LockObject *self, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_RuntimeError, "release of a lock that the caller does not hold");
         return NULL;
     }
-    if (!--self->count && self->waiters && !self->signalled) {
-        self->signalled = 1;
-        PyThread_release_lock(self->gate);
-    }
+    lock_drop(self);
     Py_RETURN_NONE;
 }
 
@@ -153,6 +204,5 @@ PyTypeObject LockType = {
     .tp_basicsize = sizeof(LockObject),
     .tp_flags = Py_TPFLAGS_DEFAULT,
     .tp_methods = lock_methods,
-    .tp_dealloc = (destructor)lock_dealloc,
     .tp_new = lock_new,
 };

@@ -109,10 +109,10 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyThread_type_lock gate;
     unsigned long owner;
-    unsigned int count, waiters;
-    int signalled;
+    unsigned int count;
+    char starving;
+    struct waiter *first, **last;
 } LockObject;
 
 typedef struct {
