@@ -36,6 +36,7 @@ from nvme_emu.spec.registers import CAP, NSSR_MAGIC, Reg
 
 if TYPE_CHECKING:
     from nvme_emu.controller.command import Command
+    from nvme_emu.controller.fabrics_auth import DhchapPolicy
     from nvme_emu.controller.fabrics_queue import RingQueue
     from nvme_emu.controller.latency import LatencyModel
     from nvme_emu.controller.namespace import Namespace
@@ -80,15 +81,16 @@ def _handlers() -> dict[int, Any]:
 class Subsystem:
     """An NVM subsystem: what every controller of it is made from.
 
-    `hosts` are the names that may connect; None lets every host in. `nqn` "" takes the one that the
-    configuration implies. `on_controller` hears of each controller that a host has made. Raises ValueError for
-    a name that is none.
+    `hosts` are the names that may connect; None lets every host in. `dhchap` says who has to authenticate
+    itself. `nqn` "" takes the one that the configuration implies. `on_controller` hears of each controller that
+    a host has made. Raises ValueError for a name that is none.
     """
 
     config: ControllerConfig
     namespaces: list[Namespace]
     nqn: str = ""
     hosts: frozenset[str] | None = None
+    dhchap: DhchapPolicy | None = None
     latency: LatencyModel | None = None
     trace: TraceHub = field(default_factory=TraceHub)
     rng: Any = None

@@ -1,6 +1,7 @@
 """What a connection talks to: Connect first, then the queue that Connect has made (NVMe Base 2.1, 6.3 to 6.6).
 
     before Connect    only Connect; everything else is a Command Sequence Error
+    authentication    where the host has to: only its commands, everything else is Authentication Required
     admin queue       Property Get and Set, Keep Alive, admin commands while CSTS.RDY is 1
     I/O queue         I/O commands, Disconnect
 """
@@ -9,9 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nvme_emu.controller.fabrics_auth import MESSAGE_MAX, Authenticator
 from nvme_emu.controller.fabrics_queue import RingQueue
 from nvme_emu.core.capsules import Answer, Transfer
 from nvme_emu.core.errors import CommandError
+from nvme_emu.spec.dhchap import AUTH_RECEIVE, AUTH_SECP, AUTH_SEND, AUTHREQ_ATR
 from nvme_emu.spec.fabrics import (
     CATTR,
     CNTLID_ANY,
@@ -43,6 +46,7 @@ __all__ = ["FabricsQueue"]
 
 _FABRICS: Final = int(AdminOpcode.FABRICS)
 _CONNECT_TAG: Final = 0xFFFF
+_AUTH_TAG: Final = 0xFFFE
 _SIZES: Final = {0: 4, 1: 8}
 
 # The properties of a controller behind a fabric (Base 2.1, Figure 33): offset -> (bytes, may be written).
@@ -67,6 +71,8 @@ class FabricsQueue:
         self._rings: RingQueue | None = None
         self._association: Association | None = None
         self._connect: bytes | None = None
+        self._auth: Authenticator | None = None
+        self._auth_pending = False
         self._early: list[Answer] = []
         self._closing = False
         self.in_capsule_bytes = 8192
@@ -84,7 +90,12 @@ class FabricsQueue:
     @property
     def connected(self) -> bool:
         """See `CapsuleQueue.connected`."""
-        return self._rings is not None
+        return self._rings is not None and not self._is_barred
+
+    @property
+    def _is_barred(self) -> bool:
+        """Whether the host has to authenticate itself first."""
+        return self._auth is not None and not self._auth.done
 
     @property
     def closing(self) -> bool:
@@ -99,7 +110,10 @@ class FabricsQueue:
         if rings is None:
             return self._accept_first(bytes(sqe), in_capsule)
         if sqe[0] == _FABRICS:
-            self._fabrics(rings, bytes(sqe))
+            return self._fabrics(rings, bytes(sqe), in_capsule)
+        if self._is_barred:
+            rings.count()
+            rings.refuse(int.from_bytes(sqe[2:4], "little"), FabricsStatus.AUTH_REQUIRED)
             return None
         if not rings.qid:
             rings.synchronise()
@@ -114,7 +128,7 @@ class FabricsQueue:
         transfers = []
         end = start + stride * count
         while start < end:
-            if self._rings is not None and self._rings.qid:
+            if self._rings is not None and self._rings.qid and not self._is_barred:
                 start = self._rings.accept_reads(buffer, start, stride, end)
                 if start == end:
                     break
@@ -126,6 +140,9 @@ class FabricsQueue:
 
     def ready(self, transfer: Transfer) -> None:
         """See `CapsuleQueue.ready`."""
+        if transfer.tag == _AUTH_TAG:
+            self._auth_sent(transfer)
+            return
         if transfer.tag != _CONNECT_TAG:
             if self._rings is not None:
                 self._rings.ready(transfer)
@@ -173,18 +190,13 @@ class FabricsQueue:
         if opcode != _FABRICS or fctype & 0xFF != FabricsType.CONNECT or self._connect is not None:
             self._answer_early(cid, Status.CMD_SEQ_ERROR | DNR)
             return None
-        address, length, kind = SGL.unpack_from(sqe, SGL_OFFSET)
-        if length != CONNECT_DATA_SIZE:
-            self._answer_early(cid, Status.SGL_INVALID_DATA | DNR)
-        elif kind not in (SGL_IN_CAPSULE, SGL_TRANSPORT):
-            self._answer_early(cid, Status.SGL_INVALID_TYPE | DNR)
-        elif kind == SGL_IN_CAPSULE and (address or length > in_capsule):
-            self._answer_early(cid, Status.SGL_INVALID_OFFSET | DNR)
-        else:
-            self._connect = sqe
-            view = memoryview(bytearray(CONNECT_DATA_SIZE))
-            return Transfer(cid, _CONNECT_TAG, view, kind == SGL_IN_CAPSULE)
-        return None
+        sgl = sqe[SGL_OFFSET : SGL_OFFSET + SGL.size]
+        wrong = _sgl_error(sgl, CONNECT_DATA_SIZE, in_capsule)
+        if wrong:
+            self._answer_early(cid, wrong | DNR)
+            return None
+        self._connect = sqe
+        return _transfer(cid, _CONNECT_TAG, sgl)
 
     def _do_connect(self, connect: Fields, data: Fields) -> None:
         """Connect with its data. Raises _ConnectError."""
@@ -252,12 +264,17 @@ class FabricsQueue:
         self._rings, self._association = rings, association
         self.in_capsule_bytes = rings.in_capsule_bytes
         rings.count()
-        value = int.from_bytes(CONNECT_SUCCESS.pack(association.cntlid, 0, 0), "little")
+        policy = association.subsystem.dhchap
+        secrets = None if policy is None else policy.secrets_of(association.hostnqn)
+        if policy is not None and secrets is not None:
+            self._auth = Authenticator(policy, secrets, association.hostnqn, association.subsystem.nqn)
+        authreq = 0 if self._auth is None else AUTHREQ_ATR
+        value = int.from_bytes(CONNECT_SUCCESS.pack(association.cntlid, authreq, 0), "little")
         rings.answer(connect.cid, 0, value, None if flow_control else SQHD_NO_FLOW_CONTROL)
 
     # -- Fabrics commands of a connected queue --------------------------------------------------------------
 
-    def _fabrics(self, rings: RingQueue, sqe: bytes) -> None:
+    def _fabrics(self, rings: RingQueue, sqe: bytes, in_capsule: int) -> Transfer | None:
         rings.count()
         # What came before it is executed before it.
         rings.ring(self._target.now_ns)
@@ -265,6 +282,12 @@ class FabricsQueue:
         cid = int.from_bytes(sqe[2:4], "little")
         if fctype == FabricsType.CONNECT:
             rings.refuse(cid, Status.CMD_SEQ_ERROR)
+        elif self._auth is not None and fctype == FabricsType.AUTHENTICATION_SEND:
+            return self._auth_send(rings, AUTH_SEND.parse(sqe), in_capsule)
+        elif self._auth is not None and fctype == FabricsType.AUTHENTICATION_RECEIVE:
+            self._auth_receive(rings, self._auth, AUTH_RECEIVE.parse(sqe))
+        elif self._is_barred:
+            rings.refuse(cid, FabricsStatus.AUTH_REQUIRED)
         elif fctype == FabricsType.PROPERTY_GET and not rings.qid:
             self._property_get(rings, PROPERTY_GET.parse(sqe))
         elif fctype == FabricsType.PROPERTY_SET and not rings.qid:
@@ -273,6 +296,60 @@ class FabricsQueue:
             self._disconnect(rings, DISCONNECT.parse(sqe))
         else:
             rings.refuse(cid, Status.INVALID_OPCODE)
+        return None
+
+    # -- authentication -------------------------------------------------------------------------------------
+
+    def _auth_send(self, rings: RingQueue, command: Fields, in_capsule: int) -> Transfer | None:
+        """Authentication Send: where its message is received."""
+        wrong: int = _sgl_error(command.sgl1, command.tl, in_capsule)
+        if _is_foreign(command) or not 0 < command.tl <= MESSAGE_MAX:
+            wrong = Status.INVALID_FIELD
+        elif self._auth_pending:
+            wrong = Status.CMD_SEQ_ERROR
+        if wrong:
+            rings.refuse(command.cid, wrong)
+            return None
+        self._auth_pending = True
+        return _transfer(command.cid, _AUTH_TAG, command.sgl1)
+
+    def _auth_sent(self, transfer: Transfer) -> None:
+        """The message has come."""
+        self._auth_pending = False
+        rings, auth = self._rings, self._auth
+        if rings is None or auth is None:
+            return
+        if transfer.failed:
+            rings.refuse(transfer.cid, Status.TRANSIENT_TR_ERR, dnr=False)
+            return
+        auth.send(bytes(transfer.view))
+        rings.answer(transfer.cid)
+        self._see_failure(auth)
+
+    def _auth_receive(self, rings: RingQueue, auth: Authenticator, command: Fields) -> None:
+        """Authentication Receive: what there is to say, as much as the host has room for."""
+        _, length, kind = SGL.unpack(command.sgl1)
+        if _is_foreign(command) or not command.al:
+            rings.refuse(command.cid, Status.INVALID_FIELD)
+        elif length < command.al:
+            rings.refuse(command.cid, Status.SGL_INVALID_DATA)
+        elif kind != SGL_TRANSPORT:
+            rings.refuse(command.cid, Status.SGL_INVALID_TYPE)
+        else:
+            message = auth.receive()
+            if message is None:
+                rings.refuse(command.cid, Status.CMD_SEQ_ERROR)
+            else:
+                # The host's buffer is filled up with zeroes, as far as a message can reach.
+                nbytes = min(command.al, MESSAGE_MAX)
+                rings.answer(command.cid, data=memoryview(message.ljust(nbytes, b"\0")[:nbytes]))
+            self._see_failure(auth)
+
+    def _see_failure(self, auth: Authenticator) -> None:
+        if auth.failed is not None:
+            self._closing = True
+
+    # -- properties and Disconnect --------------------------------------------------------------------------
 
     def _property_get(self, rings: RingQueue, command: Fields) -> None:
         nbytes = _SIZES.get(command.attrib & 7)
@@ -311,6 +388,29 @@ class _ConnectError(Exception):
         super().__init__(status)
         self.status = status | (DNR if dnr else 0)
         self.dw0 = dw0
+
+
+def _sgl_error(sgl: bytes, wanted: int, in_capsule: int) -> int:
+    """The status for an SGL that does not bring `wanted` bytes to us; 0 for one that does."""
+    address, length, kind = SGL.unpack(sgl)
+    if length != wanted:
+        return Status.SGL_INVALID_DATA
+    if kind not in (SGL_IN_CAPSULE, SGL_TRANSPORT):
+        return Status.SGL_INVALID_TYPE
+    if kind == SGL_IN_CAPSULE and (address or length > in_capsule):
+        return Status.SGL_INVALID_OFFSET
+    return 0
+
+
+def _transfer(cid: int, tag: int, sgl: bytes) -> Transfer:
+    """What is filled with the data of an SGL that is right."""
+    _, length, kind = SGL.unpack(sgl)
+    return Transfer(cid, tag, memoryview(bytearray(length)), kind == SGL_IN_CAPSULE)
+
+
+def _is_foreign(command: Fields) -> bool:
+    """Whether it is of another protocol than NVMe's own authentication."""
+    return (command.secp, command.spsp0, command.spsp1) != (AUTH_SECP, 1, 1)
 
 
 def _wrong_data(field: str) -> _ConnectError:

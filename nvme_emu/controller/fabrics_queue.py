@@ -319,11 +319,18 @@ class RingQueue:
             status = self._ctrl.log_error(Command(ring, SQE.unpack(sqe)), error)
         self.answer(cid, status)
 
-    def answer(self, cid: int, status: int = 0, value: int = 0, sqhd: int | None = None) -> None:
+    def answer(
+        self,
+        cid: int,
+        status: int = 0,
+        value: int = 0,
+        sqhd: int | None = None,
+        data: memoryview | None = None,
+    ) -> None:
         """Answer a command that did not go through the ring; `value` is dwords 0 and 1."""
         head = self._sqhd if sqhd is None else sqhd
         cqe = _CQE.pack(value, head, self.qid, cid, status << 1)
-        self._local.append((cid, cqe, None))
+        self._local.append((cid, cqe, data))
 
     def refuse(self, cid: int, status: int, dnr: bool = True) -> None:
         """Answer with an error that is not of the error log."""

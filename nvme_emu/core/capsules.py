@@ -85,7 +85,7 @@ class CapsuleQueue(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether Connect has succeeded."""
+        """Whether Connect has succeeded, and authentication where the host needs it."""
 
     @property
     def closing(self) -> bool:

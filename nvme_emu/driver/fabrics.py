@@ -14,10 +14,12 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nvme_emu.core.dhchap import Secret
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.driver.admin import ADMIN_DEPTH, ADMIN_TAGS, ADMIN_TIMEOUT_NS, AdminQueue
 from nvme_emu.driver.device import ALL_ONES_32, DriverConfig, NvmeDriver
+from nvme_emu.driver.fabrics_auth import authenticate
 from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
 from nvme_emu.driver.fabrics_path import FabricsPumpPath, FabricsSyncPath
 from nvme_emu.driver.state import CtrlState
@@ -69,11 +71,24 @@ def default_hostnqn() -> tuple[str, bytes]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FabricsHost:
-    """Who we say that we are. `kato_ms` 0 asks for no keep alive timer."""
+    """Who we say that we are. `kato_ms` 0 asks for no keep alive timer.
+
+    With `dhchap_secret` (DHHC-1:…) we prove it to a target that asks; with `dhchap_ctrl_secret` as well the
+    target has to prove who it is. ValueError for a secret that is none.
+    """
 
     nqn: str = field(default_factory=lambda: default_hostnqn()[0])
     identifier: bytes = field(default_factory=lambda: default_hostnqn()[1])
     kato_ms: int = 0
+    dhchap_secret: str | None = field(default=None, repr=False)
+    dhchap_ctrl_secret: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for secret in (self.dhchap_secret, self.dhchap_ctrl_secret):
+            if secret is not None:
+                Secret.parse(secret)
+        if self.dhchap_ctrl_secret is not None and self.dhchap_secret is None:
+            raise ValueError("dhchap_ctrl_secret needs dhchap_secret: the host authenticates itself first")
 
 
 class _Port:
@@ -171,7 +186,7 @@ class FabricsAdminQueue(AdminQueue):
 
 
 def connect(path: FabricsSyncPath, host: FabricsHost, nqn: str, cntlid: int, qid: int, depth: int) -> int:
-    """Connect a queue of `depth` entries; the controller's identifier. NvmeError with the target's reason."""
+    """Connect a queue of `depth` entries, and authenticate; the controller's identifier. NvmeError with the reason."""
     from nvme_emu.driver.errno_table import error_of
     from nvme_emu.driver.request import Request
 
@@ -193,6 +208,7 @@ def connect(path: FabricsSyncPath, host: FabricsHost, nqn: str, cntlid: int, qid
         raise NvmeError(
             error_of(rq._status, "").errno or errno.EIO, f"Connect of queue {qid} to {nqn}: {words}", status=rq._status
         )
+    authenticate(path, host, nqn, rq.dw0 >> 16)
     return rq.dw0 & 0xFFFF
 
 
