@@ -62,6 +62,10 @@ class Options:
     tcp: tuple[str, ...]
     nqn: tuple[str, ...]
     allow_host: tuple[str, ...]
+    dhchap_secret: tuple[str, ...]
+    dhchap_ctrl_secret: str | None
+    dhchap_hash: str | None
+    dhchap_dhgroup: str | None
     doorbells: str
     images: tuple[str, ...]
     size: str | None
@@ -106,6 +110,17 @@ class FrontEnd(Protocol):
 @click.option(
     "--allow-host", metavar="NQN", multiple=True, help="Over TCP let only this host in; repeatable (default: everyone)."
 )
+@click.option(
+    "--dhchap-secret",
+    metavar="[HOSTNQN=]SECRET",
+    multiple=True,
+    help="Over TCP hosts must know it (DHHC-1:…, or @FILE that holds it); for one host or all; repeatable.",
+)
+@click.option(
+    "--dhchap-ctrl-secret", metavar="SECRET", help="What the SSD answers to hosts that want it to prove itself."
+)
+@click.option("--dhchap-hash", metavar="HASH", help="Only this one: hmac(sha256), hmac(sha384) or hmac(sha512).")
+@click.option("--dhchap-dhgroup", metavar="GROUP", help="Only this one: null, ffdhe2048, 3072, 4096, 6144 or 8192.")
 @click.option(
     "--doorbells",
     type=click.Choice(("mmap", "trapped")),
@@ -178,6 +193,8 @@ def _serve(options: Options) -> int:
         raise ValueError(f"{len(options.nqn)} --nqn for {len(options.tcp)} --tcp")
     if options.allow_host and not options.tcp:
         raise ValueError("--allow-host is about --tcp, which is not there")
+    if (options.dhchap_secret or options.dhchap_ctrl_secret) and not options.tcp:
+        raise ValueError("--dhchap-secret is about --tcp, which is not there")
     rules = _rules(options)
     started = time.monotonic()
     with ExitStack() as closing:
@@ -266,12 +283,21 @@ def _make_front(
     if kind == "vfio-user":
         return _VfioUserFront(loop, where, device, options)
     from nvme_emu.cli.serve_faults import rules_of_each_host
-    from nvme_emu.cli.serve_tcp import TcpFront
+    from nvme_emu.cli.serve_tcp import TcpFront, dhchap_policy
 
     nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
     on_controller = rules_of_each_host(rules, options.seed, loop.clock)
     return TcpFront(
-        loop, where, device, nqn=nqn, hosts=options.allow_host, log=_logger(options), on_controller=on_controller
+        loop,
+        where,
+        device,
+        nqn=nqn,
+        hosts=options.allow_host,
+        dhchap=dhchap_policy(
+            options.dhchap_secret, options.dhchap_ctrl_secret, options.dhchap_hash, options.dhchap_dhgroup
+        ),
+        log=_logger(options),
+        on_controller=on_controller,
     )
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.fabrics import FabricsTarget, Subsystem
+from nvme_emu.controller.fabrics_auth import DhchapPolicy
+from nvme_emu.core.dhchap import DhchapSecrets, Secret
+from nvme_emu.spec.dhchap import DhGroup, DhHash
+from nvme_emu.spec.fabrics import check_nqn
 from nvme_emu.transports.tcp import TcpServer, TcpServerConfig, parse_address
 
 if TYPE_CHECKING:
@@ -13,7 +19,51 @@ if TYPE_CHECKING:
     from nvme_emu.controller import Controller
     from nvme_emu.transports.loop import Loop
 
-__all__ = ["TcpFront"]
+__all__ = ["DHCHAP_GROUPS", "DHCHAP_HASHES", "TcpFront", "dhchap_policy"]
+
+# As Linux's target calls them (dhchap_hash and dhchap_dhgroup in its configfs).
+DHCHAP_HASHES: Final = {f"hmac({one.name.lower()})": int(one) for one in DhHash}
+DHCHAP_GROUPS: Final = {one.name.lower(): int(one) for one in DhGroup}
+
+
+def _secret(text: str) -> Secret:
+    """A secret, or the one that a file holds: on a command line everybody can read it."""
+    return Secret.parse(Path(text[1:]).read_text(encoding="ascii") if text.startswith("@") else text)
+
+
+def dhchap_policy(
+    given: Sequence[str], ctrl: str | None, hash_name: str | None, dhgroup: str | None
+) -> DhchapPolicy | None:
+    """Who has to authenticate itself: `given` are SECRET, for every host, or HOSTNQN=SECRET, for one.
+
+    `ctrl` is what we answer with when a host asks; with a hash or a group only that one is taken. ValueError for
+    what cannot be, OSError for a file.
+    """
+    if not given:
+        if ctrl is not None or hash_name is not None or dhgroup is not None:
+            raise ValueError("the other --dhchap options need --dhchap-secret")
+        return None
+    for name, known in ((hash_name, DHCHAP_HASHES), (dhgroup, DHCHAP_GROUPS)):
+        if name is not None and name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}")
+    own = None if ctrl is None else _secret(ctrl)
+    hosts: dict[str, DhchapSecrets] = {}
+    others: DhchapSecrets | None = None
+    for text in given:
+        if text.startswith("nqn."):
+            nqn, _, secret = text.partition("=")
+            hosts[check_nqn(nqn)] = DhchapSecrets(_secret(secret), own)
+        elif others is not None:
+            raise ValueError("two --dhchap-secret for every host: say HOSTNQN=SECRET for those that differ")
+        else:
+            others = DhchapSecrets(_secret(text), own)
+    return DhchapPolicy(
+        entropy=secrets.token_bytes,
+        hosts=hosts,
+        others=others,
+        hashes=frozenset(DHCHAP_HASHES.values() if hash_name is None else [DHCHAP_HASHES[hash_name]]),
+        dhgroups=frozenset(DHCHAP_GROUPS.values() if dhgroup is None else [DHCHAP_GROUPS[dhgroup]]),
+    )
 
 
 class TcpFront:
@@ -27,6 +77,7 @@ class TcpFront:
         *,
         nqn: str,
         hosts: Sequence[str],
+        dhchap: DhchapPolicy | None = None,
         log: Callable[[str], None],
         on_controller: Callable[[Controller], None] | None = None,
     ) -> None:
@@ -38,6 +89,7 @@ class TcpFront:
             namespaces=list(inner.namespaces.values()),
             nqn=nqn,
             hosts=frozenset(hosts) or None,
+            dhchap=dhchap,
             latency=inner.latency,
             trace=device.trace,
             rng=inner.rng,

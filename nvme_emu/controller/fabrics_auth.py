@@ -46,12 +46,13 @@ _HEAD: Final = CHALLENGE.size
 class DhchapPolicy:
     """Which hosts have to authenticate themselves: `hosts` by name, `others` every other one (None: it need not).
 
-    `entropy(n)` gives n unpredictable bytes. `dhgroups` are the groups that may be used.
+    `entropy(n)` gives n unpredictable bytes. `hashes` and `dhgroups` may be used; the host chooses among them.
     """
 
     entropy: Callable[[int], bytes]
     hosts: Mapping[str, DhchapSecrets]
     others: DhchapSecrets | None = None
+    hashes: frozenset[int] = frozenset(HASH_BYTES)
     dhgroups: frozenset[int] = frozenset(DhGroup)
 
     def secrets_of(self, hostnqn: str) -> DhchapSecrets | None:
@@ -131,7 +132,7 @@ class Authenticator:
             raise _Refusal(AuthFailure.INCORRECT_PAYLOAD)
         # The host lists them in its order of preference.
         hashes, groups = offer.idlist[: offer.halen], offer.idlist[DHGROUP_IDS_AT:][: offer.dhlen]
-        self._hash_id = _first(hashes, HASH_BYTES, AuthFailure.HASH_UNUSABLE)
+        self._hash_id = _first(hashes, self._policy.hashes, AuthFailure.HASH_UNUSABLE)
         self._dhgroup = _first(groups, self._policy.dhgroups, AuthFailure.DHGROUP_UNUSABLE)
         self._sc_c = said.sc_c
         self._make_challenge()
@@ -223,7 +224,7 @@ class Authenticator:
         return answer
 
 
-def _first(offered: bytes, known: Mapping[int, int] | frozenset[int], why: AuthFailure) -> int:
+def _first(offered: bytes, known: frozenset[int], why: AuthFailure) -> int:
     for one in offered:
         if one in known:
             return one

@@ -13,6 +13,9 @@ from linux_guest_lib.guest import HOST_ADDRESS, NETWORK_UP, Guest, network_devic
 from linux_guest_lib.server import Server, free_port
 from linuxguest import TROUBLE, Attached
 
+from nvme_emu.core.dhchap import Secret
+from nvme_emu.spec.dhchap import DhHash
+
 NQN = "nqn.2024-01.org.example:linux"
 OTHER_HOST = "nqn.2024-01.org.example:other-host"
 OTHER_ID = "6e766d65-2d65-4d75-8000-0000000000ff"
@@ -199,3 +202,28 @@ def test_host_that_is_not_allowed_cannot_connect() -> None:
 
     assert "host" in refused.output
     assert NQN not in found
+
+
+def test_linux_and_the_target_authenticate_each_other() -> None:
+    """With the kernel's own choice (no Diffie-Hellman), and with a group and a hash that we insist on."""
+    kinds = [
+        (Secret(bytes(range(32))), []),
+        (Secret(bytes(range(48)), DhHash.SHA384), ["--dhchap-dhgroup=ffdhe3072", "--dhchap-hash=hmac(sha512)"]),
+    ]
+    ctrl_secret = Secret(bytes(range(64, 128)), DhHash.SHA512)
+    for host_secret, insisted in kinds:
+        options = ["--dhchap-secret", str(host_secret), "--dhchap-ctrl-secret", str(ctrl_secret), *insisted]
+        with over_tcp("--size", "16M", *options) as linux:
+            where = f"-t tcp -a {HOST_ADDRESS} -s {linux.server.ports[0]} -n {NQN}"
+            keys = f"--dhchap-secret '{host_secret}'"
+            assert linux.run(f"nvme connect {where}").status != 0
+            assert linux.run(f"nvme connect {where} --dhchap-secret '{Secret(bytes(32))}'").status != 0
+            assert linux.run(f"nvme connect {where} {keys} --dhchap-ctrl-secret '{host_secret}'").status != 0
+
+            for more in ("", f" --dhchap-ctrl-secret '{ctrl_secret}'"):
+                linux.connect(keys + more)
+                linux.check(
+                    "head -c 64k /dev/urandom >/tmp/in; dd if=/tmp/in of=/dev/nvme0n1 bs=4k oflag=direct"
+                    " && dd if=/dev/nvme0n1 of=/tmp/out bs=64k count=1 iflag=direct && cmp /tmp/in /tmp/out"
+                )
+                linux.check(f"nvme disconnect -n {NQN}")
