@@ -69,6 +69,7 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
         or rings.generation != ctrl.memory.generation
         or not sq.move_tail(tail)
     ):
+        ctrl.now_ns = now_ns  # before anything happens: what it makes bears this time
         ctrl.ring_sq(qid, tail)
         ctrl.step(now_ns)
         return ctrl.take_irqs(), ctrl.next_deadline()
@@ -106,6 +107,7 @@ def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tup
                 cq.head = head
                 cq.free += moved
                 return None
+    ctrl.now_ns = now_ns
     ctrl.ring_cq(qid, head)
     ctrl.step(now_ns)
     return ctrl.take_irqs(), ctrl.next_deadline()

@@ -103,7 +103,13 @@ class DevicePort(Protocol):
 
 @runtime_checkable
 class PassiveDevice(Protocol):
-    """A controller as a transport sees it: it does nothing by itself, and time reaches it only in ``step``."""
+    """A controller as a transport sees it: it does nothing by itself, and has no clock.
+
+    ``now_ns`` is the last time that it was told of, by ``step`` and its like. A transport may move it on before
+    a write, so that what the write causes bears the right time; nothing becomes due by that.
+    """
+
+    now_ns: int
 
     def mmio_read(self, offset: int, size: int) -> int:
         """Read ``size`` bytes of BAR0."""

@@ -23,6 +23,7 @@ __all__ = [
     "Kworker",
     "NvmeAsyncEvent",
     "NvmeCompleteRq",
+    "NvmeDsmRanges",
     "NvmeQueueRq",
     "NvmeSetupCmd",
     "NvmeSq",
@@ -76,6 +77,17 @@ class NvmeSetupCmd(NamedTuple):
     nsid: int
     slba: int
     nlb: int
+
+
+class NvmeDsmRanges(NamedTuple):
+    """The ranges, (first block, blocks) each, of the Dataset Management command that was built just before."""
+
+    ts_ns: int
+    request: int
+    qid: int
+    cid: int
+    nsid: int
+    ranges: tuple[tuple[int, int], ...]
 
 
 class NvmeSq(NamedTuple):
@@ -218,6 +230,7 @@ class Kworker(NamedTuple):
 _NAMES: dict[type[Any], str] = {
     NvmeQueueRq: "nvme_queue_rq",
     NvmeSetupCmd: "nvme_setup_cmd",
+    NvmeDsmRanges: "nvme_dsm_ranges",
     NvmeSq: "nvme_sq",
     NvmeCompleteRq: "nvme_complete_rq",
     NvmeWakeRq: "nvme_wake_rq",

@@ -13,6 +13,7 @@ import numpy as np
 from nvme_emu.core.trace import NvmeCompleteRq, NvmeSetupCmd, NvmeSq
 from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.tags import GENERATION, TAG_MASK, Tags
+from nvme_emu.driver.trace_points import emit_setup
 from nvme_emu.spec.fabrics import SGL_IN_CAPSULE, SGL_TRANSPORT
 from nvme_emu.spec.queues import SQE_SIZE, SQE_WIDE
 from nvme_emu.spec.status import Status
@@ -92,8 +93,7 @@ class FabricsPair:
         self._prepared += 1
         emit = self._trace.emit
         if emit is not None:
-            now = self._now.now_ns
-            emit(NvmeSetupCmd(now, rq.serial, self.qid, cid, rq.opcode, rq.nsid, rq.slba, rq.nlb))
+            emit_setup(emit, self._now.now_ns, rq, self.qid, cid)
 
     def prepare_batch(self, batch: BatchRequest) -> bool:
         """Take as many of the batch's commands as there are tags; True once all of them are taken."""

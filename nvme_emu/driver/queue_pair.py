@@ -4,8 +4,8 @@
 ``reap`` walks the completion queue by phase and gives back what has ended. None of them blocks or takes a
 lock: who may call them, and when, is decided by the submit path that owns the pair.
 
-One command needs memory for its data. Up to two pages go through the tag's own bounce pages, which are there
-from the start; anything larger is mapped where it lies, for as long as the command lives.
+One command needs memory for its data. It is not copied: each tag has a window of addresses in host memory, which shows
+the data of the command that has the tag, for as long as it lives. So the PRPs of a tag are always the same.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nvme_emu._core import COMPILED, PairState
-from nvme_emu.core.memory import anonymous_array
 from nvme_emu.core.trace import NvmeCompleteRq, NvmeSetupCmd, NvmeSq
 from nvme_emu.driver.batch import BATCH_MIN, BatchRequest
 from nvme_emu.driver.prp import list_pages_needed, page_addresses, write_prp_lists
 from nvme_emu.driver.tags import GENERATION, TAG_MASK, Tags
+from nvme_emu.driver.trace_points import emit_setup
 from nvme_emu.spec.queues import CQE, CQE_SIZE, SQE_SIZE, SQE_WIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kworker import Runtime
-    from nvme_emu.core.memory import PagePool, Region
+    from nvme_emu.core.page_pool import PagePool
     from nvme_emu.core.ports import DevicePort
+    from nvme_emu.core.regions import Window
     from nvme_emu.core.trace import TraceHub
     from nvme_emu.driver.host_model import HostModel
     from nvme_emu.driver.request import Request
 
-__all__ = ["ANSWERED", "BOUNCE_BYTES", "BOUNCE_PAGES", "DELAYED", "LOOK", "PAGE_SIZE", "QueueContext", "QueuePair"]
+__all__ = ["ANSWERED", "DELAYED", "LOOK", "PAGE_SIZE", "UNLISTED_BYTES", "QueueContext", "QueuePair"]
 
 PAGE_SIZE = 4096
-BOUNCE_PAGES = 2
-BOUNCE_BYTES = BOUNCE_PAGES * PAGE_SIZE
+UNLISTED_BYTES = 2 * PAGE_SIZE
+"""Data from a page boundary on needs no PRP list up to here."""
+
 # What `exchange` gives.
 DELAYED, ANSWERED, LOOK = range(3)
 # The addresses of a PRP list of contiguous pages, from the first page's.
@@ -89,16 +91,17 @@ class QueuePair(PairState):
         self.cq_addr = self._pool.alloc(self._cq_pages, zero=True)
         self.sq_view = self._ring_view(self.sq_addr, depth * SQE_SIZE)
         self.cq_view = self._ring_view(self.cq_addr, depth * CQE_SIZE)
-        bounce = anonymous_array(tags * BOUNCE_BYTES, huge=False)
-        self._bounce_region = self._memory.add_region(bounce, name=f"q{qid} bounce")
-        self._bounce = self._bounce_region.view
-        self._bounce_base = self._bounce_region.base
+        self._windows = self._memory.add_windows(tags, f"q{qid} data")
+        self._window_base = self._windows.base
+        self._opened = self._windows.opened
         self._lists: dict[int, tuple[int, ...]] = {}
         if qid:
-            # For whoever is alone on the queue (see _core/lane.c): it needs no list of the pool's.
+            # For whoever is alone on the queue: the list of a window's pages, of tag `_list_tag`.
             self._list_addr = self._pool.alloc()
             self._list_view = self._ring_view(self._list_addr, PAGE_SIZE)
             self._list_words = np.frombuffer(self._list_view, np.uint64)
+            # The only one that such a caller ever needs.
+            self._open(self.tags.free[-1])
         self.inflight = [None] * tags
         self._free, self._cids = self.tags.free, self.tags.cid
         # The column gait's view of the same rings, and which command of its batch each tag is.
@@ -121,8 +124,7 @@ class QueuePair(PairState):
             self._consume(self._host.submit_ns + self._host.map_page_ns * (rq.nbytes // PAGE_SIZE))
         emit = self._trace.emit
         if emit is not None:
-            now = self._now.now_ns
-            emit(NvmeSetupCmd(now, rq.serial, self.qid, rq.cid, rq.opcode, rq.nsid, rq.slba, rq.nlb))
+            emit_setup(emit, self._now.now_ns, rq, self.qid, rq.cid)
 
     def _prepare(self, rq: Request) -> None:
         tags = self.tags
@@ -135,14 +137,13 @@ class QueuePair(PairState):
         nbytes = rq.nbytes
         if not nbytes:
             prp1 = prp2 = 0
-        elif nbytes <= BOUNCE_BYTES and rq.iova is None:
-            start = tag * BOUNCE_BYTES
-            prp1 = self._bounce_region.base + start
-            prp2 = prp1 + PAGE_SIZE if nbytes > PAGE_SIZE else 0
-            if rq.to_device:
-                self._bounce[start : start + nbytes] = rq.data  # type: ignore[assignment]
+        elif rq.iova is None:
+            window = self._opened[tag] or self._open(tag)
+            window.show(rq.data, not rq.to_device)  # type: ignore[arg-type]
+            prp1 = window.base
+            prp2 = 0 if nbytes <= PAGE_SIZE else self._second(tag, prp1, nbytes)
         else:
-            prp1, prp2 = self._map(tag, rq)
+            prp1, prp2 = self._build_lists(tag, rq.iova, nbytes)
         tail = self.tail
         SQE_WIDE.pack_into(
             self.sq_view,
@@ -232,23 +233,26 @@ class QueuePair(PairState):
             emit(NvmeSq(self._now.now_ns, self.qid, tail, count))
         self._port.ring_sq(self.qid, tail)
 
-    def _map(self, tag: int, rq: Request) -> tuple[int, int]:
-        """PRPs for data that stays where it is: mapped already (``iova``), or mapped here and now."""
-        addr = rq.iova
-        if addr is None:
-            array = np.frombuffer(rq.data, np.uint8)  # type: ignore[arg-type]
-            region: Region = self._memory.add_region(array, writable=not rq.to_device, name="request")
-            rq.region = region
-            addr = region.base
-            if self._list_addr and self.outstanding == 1 and rq.nbytes <= LISTED_BYTES_MAX:
-                # Alone on the queue: the pair's list is free, and the next one that needs a list will find this one
-                # outstanding until it has ended. The region starts on a page, so that one addition makes the list.
-                count = -(-rq.nbytes // PAGE_SIZE) - 1
-                if count < 2:
-                    return addr, addr + PAGE_SIZE if count else 0
-                np.add(PAGE_OFFSETS[:count], np.uint64(addr), out=self._list_words[:count])
-                return addr, self._list_addr
-        pages = page_addresses(addr, rq.nbytes, PAGE_SIZE)
+    def _open(self, tag: int) -> Window:
+        """The window of a tag that is used for the first time."""
+        return self._memory.open_window(self._windows, tag)
+
+    def _second(self, tag: int, base: int, nbytes: int) -> int:
+        """PRP2 of more than a page in the window at ``base``: the second page, or a list."""
+        if nbytes <= UNLISTED_BYTES:
+            return base + PAGE_SIZE
+        if self._list_addr and self.outstanding == 1 and nbytes <= LISTED_BYTES_MAX:
+            # Alone on the queue: the pair's list is free, and the next one that needs a list will find this one
+            # outstanding until it has ended.
+            if self._list_tag != tag:
+                np.add(PAGE_OFFSETS, np.uint64(base), out=self._list_words)
+                self._list_tag = tag
+            return self._list_addr
+        return self._build_lists(tag, base, nbytes)[1]
+
+    def _build_lists(self, tag: int, addr: int, nbytes: int) -> tuple[int, int]:
+        """PRPs of any run of addresses, with as many lists as they take."""
+        pages = page_addresses(addr, nbytes, PAGE_SIZE)
         needed = list_pages_needed(len(pages) - 1, PAGE_SIZE)
         lists = tuple(self._pool.alloc() for _ in range(needed))
         if lists:
@@ -269,10 +273,11 @@ class QueuePair(PairState):
         rq.qid = self.qid
         rq.cid = cid
         nbytes = rq.nbytes
-        start = tag * BOUNCE_BYTES
-        prp1 = self._bounce_base + start if nbytes else 0
-        if nbytes and rq.to_device:
-            self._bounce[start : start + nbytes] = rq.data  # type: ignore[assignment]
+        prp1 = 0
+        if nbytes:
+            window = self._opened[tag] or self._open(tag)
+            window.show(rq.data, not rq.to_device)  # type: ignore[arg-type]
+            prp1 = window.base
         self.inflight[tag] = rq
         self.outstanding = 1
         tail = self.tail
@@ -298,8 +303,8 @@ class QueuePair(PairState):
         self.head = head
         self.sqhd = sqhd
         status = status_p >> 1
-        if nbytes and not status and not rq.to_device:
-            rq.data[:] = self._bounce[start : start + nbytes]  # type: ignore[index]
+        if nbytes:
+            window.hide()
         rq.dw0 = dw0
         rq._status = status
         rq.done = True
@@ -395,14 +400,8 @@ class QueuePair(PairState):
             return
         rq.dw0 = dw0
         rq._status = status
-        nbytes = rq.nbytes
-        if nbytes:
-            if nbytes <= BOUNCE_BYTES and rq.iova is None:
-                if not rq.to_device and not status:
-                    start = tag * BOUNCE_BYTES
-                    rq.data[:] = self._bounce[start : start + nbytes]
-            else:
-                self._unmap(tag, rq)
+        if rq.nbytes:
+            self._unmap(tag)
         self.inflight[tag] = None
         self.outstanding -= 1
         tags.release(tag)
@@ -429,12 +428,13 @@ class QueuePair(PairState):
             batch.unmap(self._memory)
             done.append(batch)
 
-    def _unmap(self, tag: int, rq: Request) -> None:
-        for addr in self._lists.pop(tag, ()):
-            self._pool.free(addr)
-        if rq.region is not None:
-            self._memory.remove_region(rq.region)
-            rq.region = None
+    def _unmap(self, tag: int) -> None:
+        window = self._opened[tag]
+        if window is not None:
+            window.hide()
+        if self._lists:
+            for addr in self._lists.pop(tag, ()):
+                self._pool.free(addr)
 
     # Ends -------------------------------------------------------------------------------------------
 
@@ -455,7 +455,7 @@ class QueuePair(PairState):
                     rq.unmap(self._memory)
                     done.append(rq)
             else:
-                self._unmap(tag, rq)
+                self._unmap(tag)
                 rq._status = status
                 done.append(rq)
         self._batched = 0
@@ -471,4 +471,4 @@ class QueuePair(PairState):
         if self.qid:
             del self._list_words
             self._pool.free(self._list_addr)
-        self._memory.remove_region(self._bounce_region)
+        self._memory.remove_region(self._windows)

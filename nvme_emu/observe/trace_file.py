@@ -141,6 +141,9 @@ class _Follower:
         self.unrung.setdefault(r["qid"], []).append(span)
         return span, new
 
+    def _nvme_dsm_ranges(self, r: Record) -> tuple[Span | None, bool]:
+        return self.live.get((r["qid"], r["cid"])), False
+
     def _nvme_sq(self, r: Record) -> tuple[Span | None, bool]:
         for span in self.unrung.pop(r["qid"], ()):
             span.doorbell_ns = r["ts_ns"]

@@ -37,6 +37,11 @@ _WORDS: Final[dict[str, Callable[[Record], str]]] = {
     "nvme_setup_cmd": lambda r: (
         f"request {r['request']} becomes a command: q{r['qid']} cid {r['cid']:#06x} {_command(r, r['qid'])}"
     ),
+    "nvme_dsm_ranges": lambda r: (
+        f"request {r['request']} deallocates "
+        + ", ".join(f"LBA {slba}+{nlb}" for slba, nlb in r["ranges"][:4])
+        + (f" and {len(r['ranges']) - 4} more ranges" if len(r["ranges"]) > 4 else "")
+    ),
     "nvme_sq": lambda r: f"doorbell of q{r['qid']} to {r['tail']}: {r['commands']} commands",
     "nvme_complete_rq": lambda r: f"request {r['request']} ends: {describe(r['status'])}",
     "nvme_wake_rq": lambda r: f"{r['task']} runs again after request {r['request']}",

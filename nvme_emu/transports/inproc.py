@@ -173,6 +173,7 @@ class InprocTransport:
         if self._virtual:
             self._runtime.settle()
         with self._lock:
+            self._controller.now_ns = self._clock()
             self._controller.mmio_write(offset, size, value)
         self.poll()
 

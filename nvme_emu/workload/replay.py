@@ -6,14 +6,14 @@ Each becomes the same list of `Recorded` operations, in the order of the file. F
   has `wait`, whose number is milliseconds since the start: fio's code says so, its manual says otherwise.
 * blkparse's default text. Issue events (D) are what reached the device; a log without any is replayed from
   its queue events (Q). Sectors are 512 bytes.
-* JSON lines of `--trace` (observe.jsonl): `nvme_setup_cmd` on I/O queues.
+* JSON lines of `--trace` (observe.jsonl): `nvme_setup_cmd` and `nvme_dsm_ranges` on I/O queues.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -229,7 +229,8 @@ def _block_event(recording: Recording, line: int, event: re.Match[str], at_ns: i
 # --- our own trace --------------------------------------------------------------------------------------
 
 _OPCODES = {NvmOpcode.READ: READ, NvmOpcode.WRITE: WRITE, NvmOpcode.FLUSH: FLUSH}
-_FIELDS = ("ts_ns", "qid", "opcode", "nsid", "slba", "nlb")
+_DSM_NAME = opcode_name(NvmOpcode.DATASET_MANAGEMENT, False)
+_QUOTED = ('"nvme_setup_cmd"', '"nvme_dsm_ranges"', '"trace_dropped"')
 _EVERY_NAMESPACE = 0xFFFF_FFFF
 
 
@@ -238,17 +239,18 @@ def _read_trace(recording: Recording, lines: Lines) -> None:
     start: int | None = None
     row: object = None
     for number, line in lines:
-        if '"nvme_setup_cmd"' not in line and '"trace_dropped"' not in line:
+        if not any(name in line for name in _QUOTED):
             if line.strip() and not line.startswith("{"):
                 raise recording.error(number, f"'{line[:40]}' is not a JSON object")
             continue
         record = _record(recording, number, line)
-        if record.get("event") == "trace_dropped":
+        event = record.get("event")
+        if event == "trace_dropped":
             dropped = record.get("dropped")
             recording.notes.append(f"{recording.path}:{number}: the trace lost its first {dropped} events")
-        if record.get("event") != "nvme_setup_cmd":
+        if event not in ("nvme_setup_cmd", "nvme_dsm_ranges"):
             continue
-        ts_ns, qid, opcode, nsid, slba, nlb = _fields(recording, number, record)
+        ts_ns, qid, nsid = _fields(recording, number, record, ("ts_ns", "qid", "nsid"))
         if qid == 0:
             continue
         if start is None:
@@ -256,21 +258,48 @@ def _read_trace(recording: Recording, lines: Lines) -> None:
         if record.get("row") != row:
             runs = f"{row!r} and {record.get('row')!r}"
             raise recording.error(number, f"the trace holds several runs, {runs}; keep one")
+        if event == "nvme_dsm_ranges":
+            # The event of its command stands before it and was counted as one that is left out.
+            _uncount(left_out, _DSM_NAME)
+            for slba, nlb in _ranges(recording, number, record):
+                _add(recording, ts_ns - start, TRIM, nsid, slba, nlb, number)
+            continue
+        opcode, slba, nlb = _fields(recording, number, record, ("opcode", "slba", "nlb"))
         direction = _OPCODES.get(opcode)  # type: ignore[call-overload]
         if direction is None:
             name = opcode_name(opcode, False)
             left_out[name] = left_out.get(name, 0) + 1
             continue
-        # A Flush may name all namespaces: it goes where the job's other commands go.
-        name = f"/dev/nvme0n{1 if nsid == _EVERY_NAMESPACE else nsid}"
-        file = 0 if nsid == _EVERY_NAMESPACE and recording.files else recording.file(name)
-        size = recording.lba_size
-        recording.add(ts_ns - start, direction, file, slba * size, nlb * size, number)
-    # A trace has the command's dwords, not the list of ranges that Dataset Management transfers.
+        _add(recording, ts_ns - start, direction, nsid, slba, nlb, number)
     recording.notes += [
         f"{recording.path}: left out, because a trace does not tell all about it: {name} ({count} times)"
         for name, count in left_out.items()
     ]
+
+
+def _add(recording: Recording, at_ns: int, direction: int, nsid: int, slba: int, nlb: int, line: int) -> None:
+    """One operation, in bytes. A Flush may name all namespaces: it goes where the job's other commands go."""
+    name = f"/dev/nvme0n{1 if nsid == _EVERY_NAMESPACE else nsid}"
+    file = 0 if nsid == _EVERY_NAMESPACE and recording.files else recording.file(name)
+    size = recording.lba_size
+    recording.add(at_ns, direction, file, slba * size, nlb * size, line)
+
+
+def _uncount(left_out: dict[str, int], name: str) -> None:
+    left_out[name] = left_out.get(name, 1) - 1
+    if not left_out[name]:
+        del left_out[name]
+
+
+def _ranges(recording: Recording, number: int, record: dict[str, object]) -> list[tuple[int, int]]:
+    """The (first block, blocks) of a Dataset Management command."""
+    found = record.get("ranges")
+    if not isinstance(found, list):
+        raise recording.error(number, f"nvme_dsm_ranges: ranges is {found!r}, not a list")
+    for one in found:
+        if not isinstance(one, list) or len(one) != 2 or not all(type(value) is int and value >= 0 for value in one):
+            raise recording.error(number, f"nvme_dsm_ranges: {one!r} is not [first block, blocks]")
+    return [(slba, nlb) for slba, nlb in found if nlb]
 
 
 def _record(recording: Recording, number: int, line: str) -> dict[str, object]:
@@ -283,11 +312,11 @@ def _record(recording: Recording, number: int, line: str) -> dict[str, object]:
     return record
 
 
-def _fields(recording: Recording, number: int, record: dict[str, object]) -> tuple[int, ...]:
+def _fields(recording: Recording, number: int, record: dict[str, object], names: Sequence[str]) -> list[int]:
     values = []
-    for name in _FIELDS:
+    for name in names:
         value = record.get(name)
         if type(value) is not int or value < 0:
-            raise recording.error(number, f"nvme_setup_cmd: {name} is {value!r}, not a number")
+            raise recording.error(number, f"{record.get('event')}: {name} is {value!r}, not a number")
         values.append(value)
-    return tuple(values)
+    return values

@@ -110,6 +110,7 @@ class Border:
 
     def _one_call(self, ring: Any, qid: int, value: int, now_ns: int) -> tuple[tuple[int, ...], int | None]:
         ctrl = self._ctrl
+        ctrl.now_ns = now_ns
         ring(qid, value)
         ctrl.step(now_ns)
         return ctrl.take_irqs(), ctrl.next_deadline()

@@ -174,6 +174,7 @@ class VfioUserFunction:
                 self._abandon()
                 if self.page is not None:
                     self.page.clear_unused()
+            self.controller.now_ns = self._clock()
             self.controller.mmio_write(offset, len(data), int.from_bytes(data, "little"))
             if starts_or_ends and self.page is not None:
                 self.page.refresh()
@@ -339,11 +340,11 @@ class VfioUserFunction:
         for _ in range(TURNS_MAX):
             if not self._may_step():
                 return
+            now = controller.now_ns = self._clock()
             if self._noted:
                 noted, self._noted = self._noted, {}
                 for offset, value in noted.items():
                     self._ring(offset, value)
-            now = self._clock()
             if page is not None:
                 page.scan(now, self._ring)
                 admin = controller.rings.sqs.get(0)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import nvme_emu
 from nvme_emu.cli import cli
-from nvme_emu.core.trace import NvmeSetupCmd
+from nvme_emu.core.trace import NvmeDsmRanges, NvmeSetupCmd
 from nvme_emu.observe.jsonl import JsonLines
 from nvme_emu.workload import JobFileError, JobResult, Plan, make_plan, parse_job_text, run_jobs
 from nvme_emu.workload.pattern import FLUSH, READ, TRIM, WRITE
@@ -293,6 +293,43 @@ def test_recorded_run_replayed_sends_the_same_commands_in_order(tmp_path: Path, 
         result, seen = replay(plan(trace, f"ioengine={engine}", "iodepth=4", *options))
         assert result.ok and len(seen) > 40
         assert commands(seen) == commands(recorded)
+
+
+@CLOCKS
+@MODES
+def test_recorded_trims_are_replayed_with_their_ranges(tmp_path: Path, engine: str, clock: str) -> None:
+    text = f"[a]\nrw=randtrim\nbs=4k\nsize=128k\nioengine={engine}\niodepth=4\n"
+    trace = tmp_path / "trace.jsonl"
+    with nvme_emu.open(size="1M", mode="async", clock=clock) as ssd, JsonLines(trace) as sink:
+        ssd.trace.add_sink(sink)
+        namespace = ssd.namespaces[1]
+        namespace.write(0, bytes(4096))
+        namespace.discard([(64, 8), (256, 1), (1024, 64)])
+        namespace.submit_discard(8, 8).wait()
+        ssd.trace.remove_sink(sink)
+    trims = [(64, 8), (256, 1), (1024, 64), (8, 8)]
+    recording = read_recording(trace, 512)
+    assert recording.notes == []
+    found = [(one.direction, one.offset // 512, one.nbytes // 512) for one in recording.operations]
+    assert found == [(WRITE, 0, 8), *((TRIM, slba, nlb) for slba, nlb in trims)]
+    planned, ranges = plan(trace, f"ioengine={engine}", "iodepth=4"), []
+    machine = planned.machine
+    with nvme_emu.open(size=machine.size, mode=machine.mode, lba_size=machine.lba_size, clock=clock) as ssd:
+        ssd.trace.add_sink(lambda event: ranges.extend(event.ranges) if isinstance(event, NvmeDsmRanges) else None)
+        (result,) = run_jobs(ssd, planned.jobs)
+    assert result.ok and [part.ios for part in result.stats.directions] == [0, 1, 4]
+    assert ranges == trims
+    with JsonLines(trace) as sink:
+        replay(make_plan(parse_job_text(text)), sink=sink)
+    assert sum(one.direction == TRIM for one in read_recording(trace, 512).operations) == 32
+
+
+@pytest.mark.parametrize("ranges", [None, 5, [5], [[1]], [[1, -2]], [["a", 1]], [[True, 1]]])
+def test_trim_of_a_damaged_trace_names_its_line(tmp_path: Path, ranges: Any) -> None:
+    record = {"ts_ns": 1, "event": "nvme_dsm_ranges", "request": 1, "qid": 1, "cid": 0, "nsid": 1, "ranges": ranges}
+    log = write(tmp_path / "log", json.dumps(record) + "\n")
+    with pytest.raises(ReplayError, match=r"log:1: nvme_dsm_ranges: .*\bnot\b"):
+        read_recording(log, 512)
 
 
 def test_run_takes_a_log_beside_the_job_file_and_from_set(tmp_path: Path) -> None:
