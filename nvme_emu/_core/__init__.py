@@ -27,7 +27,7 @@ __all__ = [
     "SqState",
 ]
 
-_LAYOUT = 2  # NATIVE_LAYOUT in native.h
+_LAYOUT = 3  # NATIVE_LAYOUT in native.h
 
 COMPILED = False
 

@@ -98,21 +98,22 @@ static void ring_head(PairObject *pair, long count)
     cq->free += (unsigned int)count;
 }
 
-/* PRP1 and PRP2 of `nbytes` at `addr`, a page boundary, with the pair's own list page: 0 where it is too small. */
-static int map_pages(PairObject *pair, struct sqe *sqe, uint64_t addr, uint64_t nbytes)
+/* PRP1 and PRP2 of `nbytes` in a tag's window, with the pair's own list: 0 where it is too small. */
+static int map_pages(PairObject *pair, struct sqe *sqe, long tag, uint64_t nbytes)
 {
-    uint64_t pages = (nbytes + PAGE - 1) / PAGE;
+    uint64_t pages = (nbytes + PAGE - 1) / PAGE, addr = pair_window(pair, tag);
     sqe->prp1 = addr;
-    sqe->prp2 = 0;
-    if (pages == 2)
-        sqe->prp2 = addr + PAGE;
-    else if (pages > 2) {
-        if (pair->list.hold.readonly || pair->list.hold.size < (pages - 1) * 8)
+    sqe->prp2 = pages == 2 ? addr + PAGE : 0;
+    if (pages > 2) {
+        uint64_t entries = pair->list.hold.size / 8;
+        if (pair->list.hold.readonly || entries < pages - 1)
             return 0;
-        for (uint64_t page = 1; page < pages; page++) {
-            uint64_t entry = addr + page * PAGE;
-            memcpy(held_bytes(&pair->list) + (page - 1) * 8, &entry, 8);
+        /* As QueuePair does it: all of the list, which stays right for as long as this tag has it. */
+        for (uint64_t entry = 0; pair->list_tag != tag && entry < entries; entry++) {
+            addr += PAGE;
+            memcpy(held_bytes(&pair->list) + entry * 8, &addr, 8);
         }
+        pair->list_tag = tag;
         sqe->prp2 = pair->list_addr;
     }
     return 1;
@@ -125,41 +126,26 @@ static int exchange(PairObject *self, struct sqe *sqe, Py_buffer *data)
     long tag, cid;
     if (last < 0 || !pair_tag(self, last, &tag, &cid))
         return 0;
-    MemoryObject *memory = (MemoryObject *)self->device->memory;
-    int is_read = sqe->opcode == OP_READ, mapped = data->len > BOUNCE;
-    uint8_t *bounce = held_bytes(&self->bounce) + tag * BOUNCE;
-    uint64_t base = 0, before = memory->next_base;
+    /* A window that was never opened is Python's to open. */
+    struct region *window = memory_window((MemoryObject *)self->device->memory, pair_window(self, tag));
+    if (!window || !map_pages(self, sqe, tag, (uint64_t)data->len))
+        return 0;
+    window->size = (uint64_t)data->len;
+    window->writable = sqe->opcode == OP_READ;
+    window->bytes.data = data->buf;
     sqe->cid = (uint16_t)cid;
-    if (mapped) {
-        base = memory_lend(memory, data->buf, (uint64_t)data->len, is_read);
-        if (!base)
-            return 0;
-        if (!map_pages(self, sqe, base, (uint64_t)data->len)) {
-            memory_return(memory, base);
-            memory->next_base = before;
-            return 0;
-        }
-    } else {
-        map_pages(self, sqe, self->bounce_base + (uint64_t)tag * BOUNCE, (uint64_t)data->len);
-        if (!is_read)
-            memcpy(bounce, data->buf, (size_t)data->len);
-    }
     pair_write(self, sqe);
     long taken = ring(self, 1);
-    if (mapped)
-        memory_return(memory, base);
-    if (!taken) {
-        memory->next_base = before;
+    window->size = 0;
+    window->bytes.data = NULL;
+    if (!taken)
         return 0;
-    }
     struct cqe cqe;
     pair_read(self, &cqe);
     if ((cqe.status & 1) != self->phase || cqe.cid != cid || cqe.status >> 1) {
         PyErr_SetString(PyExc_RuntimeError, "the completion of a command on an idle queue is not its own");
         return -1;
     }
-    if (is_read && !mapped)
-        memcpy(data->buf, bounce, (size_t)data->len);
     pair_step(self, &cqe);
     ring_head(self, 1);
     return pair_next_cid(self, tag, cid) < 0 ? -1 : 1;

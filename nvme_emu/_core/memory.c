@@ -91,6 +91,76 @@ void memory_return(MemoryObject *memory, uint64_t base)
         take_out(memory, index);
 }
 
+static struct region *region_at(MemoryObject *memory, uint64_t base)
+{
+    Py_ssize_t index = index_of(memory, base);
+    return index >= 0 && memory->regions[index].base == base ? &memory->regions[index] : NULL;
+}
+
+struct region *memory_window(MemoryObject *memory, uint64_t base)
+{
+    struct region *window = region_at(memory, base);
+    return window && !window->size ? window : NULL;
+}
+
+int window_show(struct region *window, PyObject *view, int writable)
+{
+    struct hold bytes;
+    if (hold_take(&bytes, view) < 0)
+        return -1;
+    window->bytes = bytes;
+    window->size = bytes.size;
+    window->writable = writable && !bytes.readonly;
+    return 0;
+}
+
+void memory_hide(MemoryObject *memory, uint64_t base)
+{
+    struct region *window = region_at(memory, base);
+    if (!window)
+        return;
+    struct hold bytes = window->bytes;
+    memset(&window->bytes, 0, sizeof window->bytes);
+    window->size = 0;
+    hold_drop(&bytes);
+}
+
+static PyObject *memory_table_window(MemoryObject *self, PyObject *arg)
+{
+    unsigned long long base = PyLong_AsUnsignedLongLong(arg);
+    if (PyErr_Occurred())
+        return NULL;
+    struct region *window = make_room(self, base);
+    if (!window)
+        return PyErr_NoMemory();
+    memset(window, 0, sizeof *window);
+    window->base = base;
+    Py_RETURN_NONE;
+}
+
+static PyObject *memory_table_show(MemoryObject *self, PyObject *args)
+{
+    unsigned long long base;
+    PyObject *view;
+    int writable;
+    if (!PyArg_ParseTuple(args, "KOp", &base, &view, &writable))
+        return NULL;
+    memory_hide(self, base);
+    struct region *window = memory_window(self, base);
+    if (window && window_show(window, view, writable) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *memory_table_hide(MemoryObject *self, PyObject *base)
+{
+    unsigned long long value = PyLong_AsUnsignedLongLong(base);
+    if (PyErr_Occurred())
+        return NULL;
+    memory_hide(self, value);
+    Py_RETURN_NONE;
+}
+
 static PyObject *memory_table_add(MemoryObject *self, PyObject *args)
 {
     unsigned long long base;
@@ -152,6 +222,9 @@ static PyMemberDef memory_members[] = {
 static PyMethodDef memory_methods[] = {
     {"_table_add", (PyCFunction)memory_table_add, METH_VARARGS, NULL},
     {"_table_remove", (PyCFunction)memory_table_remove, METH_O, NULL},
+    {"_table_window", (PyCFunction)memory_table_window, METH_O, NULL},
+    {"_table_show", (PyCFunction)memory_table_show, METH_VARARGS, NULL},
+    {"_table_hide", (PyCFunction)memory_table_hide, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -15,7 +15,7 @@
 #include <structmember.h>
 
 /* Raised with each change of what Python sees of these structures: an older build is left alone. */
-#define NATIVE_LAYOUT 2
+#define NATIVE_LAYOUT 3
 
 /* Bytes that C uses, and what keeps them where they are.
  *
@@ -128,10 +128,11 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     unsigned int qid, depth, tail, rung_tail, head, phase, sqhd, outstanding, batched;
-    unsigned long long bounce_base, list_addr;
-    struct held sq, cq, bounce, list;
+    unsigned long long window_base, list_addr;
+    long list_tag; /* the tag of whose window the list is, or -1 */
+    struct held sq, cq, list;
     char bell;
-    PyObject *free, *cids, *inflight;
+    PyObject *free, *cids, *inflight, *memory, *opened;
     /* The lane: what else has to be idle, set by open_lane and NULL without one. */
     DeviceObject *device;
     SqObject *device_sq;
@@ -171,6 +172,12 @@ struct region *memory_find(MemoryObject *memory, uint64_t addr, uint64_t length,
 /* A region over `data` for the duration of a call: its base, or 0 where Python has to pick one. */
 uint64_t memory_lend(MemoryObject *memory, uint8_t *data, uint64_t size, int writable);
 void memory_return(MemoryObject *memory, uint64_t base);
+/* The window at `base` if there is one that shows nothing, else NULL. Valid until a region is added or removed. */
+struct region *memory_window(MemoryObject *memory, uint64_t base);
+/* What a window shows, flat bytes of a memoryview: -1 with an exception where it is none. */
+int window_show(struct region *window, PyObject *view, int writable);
+/* A window shows nothing any more; nothing happens where none is. */
+void memory_hide(MemoryObject *memory, uint64_t base);
 
 /* Whether plain commands can be done here at all: instant, not traced, no faults, running, rings in place. */
 int device_is_plain(DeviceObject *device);

@@ -1,7 +1,7 @@
 /* The driver's compiled gait: writing commands and taking completions of a queue pair.
  *
- * `prepare_plain` and `reap_plain` do what QueuePair.prepare and reap do, for requests whose data goes over the
- * bounce pages. `exchange` and `exchange_many` (lane.c) go all the way to the device and back.
+ * `prepare_plain` and `reap_plain` do what QueuePair.prepare and reap do, for requests that need no PRP list.
+ * `exchange` and `exchange_many` (lane.c) go all the way to the device and back.
  */
 
 #include "pair.h"
@@ -50,30 +50,65 @@ int pair_is_ready(const PairObject *pair)
 {
     return pair->depth && pair->tail < pair->depth && pair->head < pair->depth && pair->free && pair->cids &&
            pair->inflight && PyList_CheckExact(pair->free) && PyList_CheckExact(pair->cids) &&
-           PyList_CheckExact(pair->inflight) && !pair->sq.hold.readonly && !pair->bounce.hold.readonly &&
+           PyList_CheckExact(pair->inflight) && !pair->sq.hold.readonly &&
            pair->sq.hold.size >= (uint64_t)pair->depth * SQE_BYTES &&
-           pair->cq.hold.size >= (uint64_t)pair->depth * CQE_BYTES &&
-           pair->bounce.hold.size >= (uint64_t)PyList_GET_SIZE(pair->inflight) * BOUNCE;
+           pair->cq.hold.size >= (uint64_t)pair->depth * CQE_BYTES && pair->memory && pair->opened &&
+           PyObject_TypeCheck(pair->memory, &MemoryType) && PyList_CheckExact(pair->opened) &&
+           PyList_GET_SIZE(pair->opened) >= PyList_GET_SIZE(pair->inflight);
 }
 
 static int is_plain(const RequestObject *rq)
 {
-    return !rq->batch && (!rq->nbytes || (rq->nbytes <= BOUNCE && rq->iova == Py_None));
+    return !rq->batch && (!rq->nbytes || (rq->nbytes <= UNLISTED && rq->iova == Py_None));
 }
 
-/* Copy between a request's data and its bounce pages: 0, or -1 with an exception. */
-static int move_data(RequestObject *rq, uint8_t *bounce, int to_device)
+static PyObject *name_view, *name_size, *name_writable, *no_view, *zero;
+
+static int intern_names(void)
 {
-    Py_buffer bytes;
-    if (PyObject_GetBuffer(rq->data, &bytes, to_device ? PyBUF_SIMPLE : PyBUF_WRITABLE) < 0)
+    if (zero)
+        return 0;
+    name_view = PyUnicode_InternFromString("view");
+    name_size = PyUnicode_InternFromString("size");
+    name_writable = PyUnicode_InternFromString("writable");
+    PyObject *nothing = PyBytes_FromString("");
+    no_view = nothing ? PyMemoryView_FromObject(nothing) : NULL;
+    Py_XDECREF(nothing);
+    zero = name_view && name_size && name_writable && no_view ? PyLong_FromLong(0) : NULL;
+    return zero ? 0 : -1;
+}
+
+/* `Window.show` of a tag's window: 1, 0 where Python has to do it, -1 with an exception. */
+static int show(PairObject *pair, RequestObject *rq, long tag)
+{
+    PyObject *window = PyList_GET_ITEM(pair->opened, tag);
+    struct region *region = memory_window((MemoryObject *)pair->memory, pair_window(pair, tag));
+    if (window == Py_None || !region || !rq->data || !PyMemoryView_Check(rq->data))
+        return 0;
+    if (intern_names() < 0 || window_show(region, rq->data, !rq->to_device) < 0)
         return -1;
-    int fits = bytes.len == rq->nbytes;
-    if (fits)
-        memcpy(to_device ? bounce : bytes.buf, to_device ? bytes.buf : bounce, (size_t)bytes.len);
-    PyBuffer_Release(&bytes);
-    if (!fits)
-        PyErr_SetString(PyExc_ValueError, "the data of a request has changed its length");
-    return fits ? 0 : -1;
+    int writable = !rq->to_device && !PyMemoryView_GET_BUFFER(rq->data)->readonly;
+    PyObject *size = PyLong_FromSsize_t(rq->nbytes);
+    if (!size || PyObject_SetAttr(window, name_view, rq->data) < 0 ||
+        PyObject_SetAttr(window, name_writable, writable ? Py_True : Py_False) < 0 ||
+        PyObject_SetAttr(window, name_size, size) < 0) {
+        Py_XDECREF(size);
+        return -1;
+    }
+    Py_DECREF(size);
+    return 1;
+}
+
+/* `Window.hide`: 0, or -1 with an exception. */
+static int hide(PairObject *pair, long tag)
+{
+    PyObject *window = PyList_GET_ITEM(pair->opened, tag);
+    memory_hide((MemoryObject *)pair->memory, pair_window(pair, tag));
+    if (window == Py_None)
+        return 0;
+    if (intern_names() < 0 || PyObject_SetAttr(window, name_size, zero) < 0)
+        return -1;
+    return PyObject_SetAttr(window, name_view, no_view);
 }
 
 static PyObject *pair_prepare_plain(PairObject *self, PyObject *arg)
@@ -85,8 +120,9 @@ static PyObject *pair_prepare_plain(PairObject *self, PyObject *arg)
     long tag, cid;
     if (last < 0 || !pair_tag(self, last, &tag, &cid))
         Py_RETURN_FALSE;
-    if (rq->nbytes && rq->to_device && move_data(rq, held_bytes(&self->bounce) + tag * BOUNCE, 1) < 0)
-        return NULL;
+    int shown = rq->nbytes ? show(self, rq, tag) : 1;
+    if (shown <= 0)
+        return shown < 0 ? NULL : PyBool_FromLong(0);
     if (PyList_SetSlice(self->free, last, last + 1, NULL) < 0)
         return NULL;
     PyList_SetItem(self->inflight, tag, Py_NewRef(arg));
@@ -98,7 +134,7 @@ static PyObject *pair_prepare_plain(PairObject *self, PyObject *arg)
         .cdw12 = rq->cdw12, .cdw13 = rq->cdw13, .cdw14 = rq->cdw14, .cdw15 = rq->cdw15,
     };
     if (rq->nbytes) {
-        sqe.prp1 = self->bounce_base + (uint64_t)tag * BOUNCE;
+        sqe.prp1 = pair_window(self, tag);
         sqe.prp2 = rq->nbytes > PAGE ? sqe.prp1 + PAGE : 0;
     }
     pair_write(self, &sqe);
@@ -123,8 +159,7 @@ static PyObject *pair_reap_plain(PairObject *self, PyObject *done)
             break;
         rq->dw0 = cqe.dw0;
         rq->status = cqe.status >> 1;
-        if (rq->nbytes && !rq->to_device && !rq->status &&
-            move_data(rq, held_bytes(&self->bounce) + tag * BOUNCE, 0) < 0)
+        if (rq->nbytes && hide(self, tag) < 0)
             return NULL;
         PyObject *freed = PyLong_FromLong(tag);
         if (!freed || PyList_Append(done, found) < 0 || PyList_Append(self->free, freed) < 0 ||
@@ -153,6 +188,8 @@ static int pair_traverse(PairObject *self, visitproc visit, void *arg)
     Py_VISIT(self->free);
     Py_VISIT(self->cids);
     Py_VISIT(self->inflight);
+    Py_VISIT(self->memory);
+    Py_VISIT(self->opened);
     Py_VISIT(self->device);
     Py_VISIT(self->device_sq);
     Py_VISIT(self->line);
@@ -162,8 +199,7 @@ static int pair_traverse(PairObject *self, visitproc visit, void *arg)
     Py_VISIT(self->handler);
     for (int i = 0; i < LOCKS; i++)
         Py_VISIT(self->locks[i]);
-    if (held_visit(&self->sq, visit, arg) || held_visit(&self->cq, visit, arg) ||
-        held_visit(&self->bounce, visit, arg))
+    if (held_visit(&self->sq, visit, arg) || held_visit(&self->cq, visit, arg))
         return -1;
     return held_visit(&self->list, visit, arg);
 }
@@ -174,9 +210,10 @@ static int pair_clear(PairObject *self)
     Py_CLEAR(self->free);
     Py_CLEAR(self->cids);
     Py_CLEAR(self->inflight);
+    Py_CLEAR(self->memory);
+    Py_CLEAR(self->opened);
     held_drop(&self->sq);
     held_drop(&self->cq);
-    held_drop(&self->bounce);
     held_drop(&self->list);
     return 0;
 }
@@ -200,13 +237,11 @@ static void pair_dealloc(PairObject *self)
 
 VIEW(sq_view, sq)
 VIEW(cq_view, cq)
-VIEW(bounce, bounce)
 VIEW(list_view, list)
 
 static PyGetSetDef pair_getset[] = {
     {"sq_view", (getter)get_sq_view, (setter)set_sq_view, NULL, NULL},
     {"cq_view", (getter)get_cq_view, (setter)set_cq_view, NULL, NULL},
-    {"_bounce", (getter)get_bounce, (setter)set_bounce, NULL, NULL},
     {"_list_view", (getter)get_list_view, (setter)set_list_view, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -218,8 +253,11 @@ static PyMemberDef pair_members[] = {
     PAIR_UINT("head", head), PAIR_UINT("phase", phase), PAIR_UINT("sqhd", sqhd),
     PAIR_UINT("outstanding", outstanding), PAIR_UINT("_batched", batched),
     {"bell", T_BOOL, offsetof(PairObject, bell), 0, NULL},
-    {"_bounce_base", T_ULONGLONG, offsetof(PairObject, bounce_base), 0, NULL},
+    {"_window_base", T_ULONGLONG, offsetof(PairObject, window_base), 0, NULL},
     {"_list_addr", T_ULONGLONG, offsetof(PairObject, list_addr), 0, NULL},
+    {"_list_tag", T_LONG, offsetof(PairObject, list_tag), 0, NULL},
+    {"_memory", T_OBJECT_EX, offsetof(PairObject, memory), 0, NULL},
+    {"_opened", T_OBJECT_EX, offsetof(PairObject, opened), 0, NULL},
     {"_free", T_OBJECT_EX, offsetof(PairObject, free), 0, NULL},
     {"_cids", T_OBJECT_EX, offsetof(PairObject, cids), 0, NULL},
     {"inflight", T_OBJECT_EX, offsetof(PairObject, inflight), 0, NULL},
@@ -236,6 +274,14 @@ static PyMethodDef pair_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *pair_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    PairObject *self = (PairObject *)type->tp_alloc(type, 0);
+    if (self)
+        self->list_tag = -1;
+    return (PyObject *)self;
+}
+
 PyTypeObject PairType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "nvme_emu._core.PairState",
@@ -247,5 +293,5 @@ PyTypeObject PairType = {
     .tp_traverse = (traverseproc)pair_traverse,
     .tp_clear = (inquiry)pair_clear,
     .tp_dealloc = (destructor)pair_dealloc,
-    .tp_new = PyType_GenericNew,
+    .tp_new = pair_new,
 };

@@ -50,6 +50,15 @@ class MemoryState:
     def _table_remove(self, base: int) -> None:
         """C finds it no more."""
 
+    def _table_window(self, base: int) -> None:
+        """Let C find a window at ``base``, which shows nothing at first."""
+
+    def _table_show(self, base: int, view: memoryview, writable: bool) -> None:
+        """What C finds in the window at ``base``."""
+
+    def _table_hide(self, base: int) -> None:
+        """C finds nothing there."""
+
 
 class CountersState:
     """What the device has done, as far as plain commands change it."""
@@ -214,8 +223,8 @@ class PairState:
     """
 
     __slots__ = (
-        "__dict__", "__weakref__", "_batched", "_bounce", "_bounce_base", "_cids", "_free", "_list_addr",
-        "_list_view", "bell", "cq_view", "depth",
+        "__dict__", "__weakref__", "_batched", "_cids", "_free", "_list_addr", "_list_tag",
+        "_list_view", "_memory", "_opened", "_window_base", "bell", "cq_view", "depth",
         "head", "inflight", "outstanding", "phase", "qid", "rung_tail", "sq_view",
         "sqhd", "tail",
     )  # fmt: skip
@@ -231,18 +240,20 @@ class PairState:
         self.outstanding: int = 0
         self._batched: int = 0
         self.bell: bool = False
-        self._bounce_base: int = 0
+        self._window_base: int = 0
         self._list_addr: int = 0
+        self._list_tag: int = -1
+        self._memory: Any = None
+        self._opened: list[Any] = []
         self._free: list[int] = []
         self._cids: list[int] = []
         self.inflight: list[Any] = []
         self.sq_view: memoryview = _NO_VIEW
         self.cq_view: memoryview = _NO_VIEW
-        self._bounce: memoryview = _NO_VIEW
         self._list_view: memoryview = _NO_VIEW
 
     def prepare_plain(self, rq: RequestState) -> bool:
-        """``prepare`` of a request whose data goes over the bounce pages; False if it was not done."""
+        """``prepare`` of a request that needs no PRP list; False if it was not done."""
         return False
 
     def reap_plain(self, done: list[Any]) -> int:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import kworker
 from nvme_emu.core.errors import NvmeError
-from nvme_emu.core.memory import PagePool
+from nvme_emu.core.page_pool import PagePool
 from nvme_emu.core.trace import NvmeAsyncEvent, NvmeState, TraceHub
 from nvme_emu.driver.admin import ADMIN_DEPTH, AdminQueue
 from nvme_emu.driver.handoff import InlinePumpPath, PollingPumpPath

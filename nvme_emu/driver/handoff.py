@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import kworker
 from nvme_emu._core import Lock
 from nvme_emu.driver.batch import BatchRequest
-from nvme_emu.driver.queue_pair import ANSWERED, BOUNCE_BYTES, LOOK
+from nvme_emu.driver.queue_pair import ANSWERED, LOOK, UNLISTED_BYTES
 from nvme_emu.driver.submit import PumpPath
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class InlinePumpPath(PumpPath):
             if self._is_busy():
                 return False
             self._accept(rq)
-            if self._consume is None and self._trace.emit is None and rq.nbytes <= BOUNCE_BYTES:
+            if self._consume is None and self._trace.emit is None and rq.nbytes <= UNLISTED_BYTES:
                 answer = pair.exchange(rq)
             else:
                 pair.prepare(rq)

@@ -21,7 +21,7 @@ import kworker
 from nvme_emu._core import COMPILED, Lock
 from nvme_emu.core.trace import NvmeQueueRq, NvmeWakeRq
 from nvme_emu.driver.batch import BatchRequest
-from nvme_emu.driver.queue_pair import ANSWERED, BOUNCE_BYTES, DELAYED
+from nvme_emu.driver.queue_pair import ANSWERED, DELAYED, UNLISTED_BYTES
 from nvme_emu.driver.request import Request
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class SyncPath(SubmitPath):
 
     def run(self, rq: Request) -> None:
         pair = self.pair
-        if pair.outstanding or self._consume is not None or self._trace.emit is not None or rq.nbytes > BOUNCE_BYTES:
+        if pair.outstanding or self._consume is not None or self._trace.emit is not None or rq.nbytes > UNLISTED_BYTES:
             self.submit(rq)
             return
         rq._path = self

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nvme_emu.core.errors import DmaError
-from nvme_emu.core.memory import HUGE_PAGE, HostMemory, PagePool, anonymous_array
+from nvme_emu.core.memory import HUGE_PAGE, HostMemory, anonymous_array
+from nvme_emu.core.page_pool import PagePool
 
 TOP = 1 << 64
 

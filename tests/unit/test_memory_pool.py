@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nvme_emu.core.errors import DmaError
-from nvme_emu.core.memory import POISON_BYTE, HostMemory, PagePool, PoolError, UseAfterFree
+from nvme_emu.core.memory import HostMemory
+from nvme_emu.core.page_pool import POISON_BYTE, PagePool, PoolError, UseAfterFree
 
 
 def pool_of(pages: int, poison: bool = True) -> tuple[HostMemory, PagePool]:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nvme_emu.core.memory import HostMemory, PagePool
+from nvme_emu.core.memory import HostMemory
+from nvme_emu.core.page_pool import PagePool
 from nvme_emu.core.segments import resolve_prps
 from nvme_emu.driver.prp import list_pages_needed, page_addresses, write_prp_lists
 
