@@ -8,7 +8,9 @@ runtime, joined.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -30,11 +32,13 @@ from nvme_emu.transports import InprocTransport
 
 if TYPE_CHECKING:
     from kworker import KthreadWorker, Runtime
+    from nvme_emu.observe.checker import Checker
 
 __all__ = ["Machine", "MachineConfig", "open"]
 
 DEFAULT_SIZE = "256M"
 CLOCKS = ("wall", "virtual")
+CHECKS = ("off", "warn", "error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,10 @@ class MachineConfig:
     equally. ``worker`` is one of ``driver.device.WORKER_STYLES``; with "poll" who waits looks for ``poll_ns`` before it
     sleeps. ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class``
     is who drives the device: a subclass of NvmeDriver, to test or compare one's own.
+
+    ``check`` "error" or "warn" watches what the driver does (docs/checker.md), "off" does not, None asks the
+    environment's NVME_EMU_CHECK. With "error" the call that breaks a rule raises CheckError, or `close` does
+    where the call is a worker's; with "warn" `close` gives a CheckerWarning.
     """
 
     size: int | str | None = None
@@ -70,8 +78,13 @@ class MachineConfig:
     controller: ControllerConfig = field(default_factory=ControllerConfig)
     driver_class: type[NvmeDriver] = NvmeDriver
     faults: Any = None
+    check: str | None = None
 
     def __post_init__(self) -> None:
+        if self.check is None:
+            object.__setattr__(self, "check", os.environ.get("NVME_EMU_CHECK") or "off")
+        if self.check not in CHECKS:
+            raise ValueError(f"check={self.check!r}: it is {', '.join(map(repr, CHECKS))} or None")
         if self.clock not in CLOCKS:
             raise ValueError(f"clock={self.clock!r}: it is 'wall' or 'virtual'")
         if self.lba_size not in (512, 4096):
@@ -109,7 +122,8 @@ class Machine:
 
     ``controller`` the device, ``driver`` the host's side, ``namespaces`` {nsid: Namespace}, ``workers`` the
     I/O workers (``nvme1`` first; none in sync mode), ``runtime`` what they run on, ``trace`` the hub to which
-    observers add sinks, ``faults`` the device's fault rules, ``config`` what it was made from.
+    observers add sinks, ``faults`` the device's fault rules, ``checker`` who watches the driver (None without
+    ``check``), ``config`` what it was made from.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -124,6 +138,7 @@ class Machine:
             self.memory = HostMemory()
             self.controller = self._make_controller()
             self.port = InprocTransport(self.controller, self.memory, self.runtime)
+            self.checker = self._make_checker(undo)
             self.faults = Faults(self.controller, self.port, self.runtime, config.seed)
             self.faults.load(config.faults)
             self.driver = config.driver_class(self.port, self.runtime, config.driver_config(), self.trace)
@@ -189,6 +204,37 @@ class Machine:
             trace=self.trace,
             rng=rng,
         )
+
+    def _make_checker(self, undo: contextlib.ExitStack) -> Checker | None:
+        level = self.config.check
+        if level is None or level == "off":
+            return None
+        from nvme_emu.observe.checker import Checker
+
+        checker = Checker(self.controller, level=level, vector_mapped=self.port.receives)
+        checker.attach()
+        # Last of all: what the shutdown has done is judged too.
+        undo.callback(self._judge, checker)
+        if level == "error":
+            runtime = self.runtime
+
+            def may_raise() -> bool:
+                # In a worker or an interrupt handler nobody would see it: `close` tells.
+                return runtime.current() not in [worker.task for worker in self.driver.workers] + [None]
+
+            checker.raise_from(self.port, may_raise)
+        return checker
+
+    def _judge(self, checker: Checker) -> None:
+        """The driver is done: tell what it has done wrong."""
+        checker.host_left()
+        if checker.level == "error":
+            checker.raise_new()
+        elif checker.findings:
+            from nvme_emu.observe.checker import CheckerWarning
+
+            broken = ", ".join(f"{one.rule} ({one.count})" for one in checker.summaries)
+            warnings.warn(f"the driver broke rules: {broken}", CheckerWarning, stacklevel=2)
 
     @property
     def namespaces(self) -> dict[int, Namespace]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import threading
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 
 import numpy.typing as npt
@@ -65,6 +66,8 @@ class HostMemory(MemoryState):
         self._lock = threading.Lock()
         self.generation = 0
         """Counts removals of pinned regions: who keeps views of them looks them up again when it moves."""
+        self.on_pool: Callable[[int, int, bool], None] | None = None
+        """Hears of pages that a PagePool hands out and takes back: (address, bytes, handed out)."""
 
     @property
     def regions(self) -> tuple[Region, ...]:

@@ -86,8 +86,10 @@ class PagePool:
         with self._lock:
             first = self._take_page() if npages == 1 else self._take_run(npages)
             self._lengths[first] = npages
-        offset = first * self.page_size
-        addr = self.region.base + offset
+            offset = first * self.page_size
+            addr = self.region.base + offset
+            if self._memory.on_pool is not None:
+                self._memory.on_pool(addr, npages * self.page_size, True)
         if self.poison:
             for page in range(first, first + npages):
                 if self._poisoned[page]:
@@ -128,6 +130,8 @@ class PagePool:
             if self._lengths.get(first) != npages or rest:
                 raise PoolError(self._free_complaint(addr, npages, first, rest))
             del self._lengths[first]
+            if self._memory.on_pool is not None:
+                self._memory.on_pool(addr, npages * self.page_size, False)
             # Poison before the page can be taken again by another thread.
             if self.poison:
                 for page in range(first, first + npages):

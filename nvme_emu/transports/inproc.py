@@ -140,6 +140,10 @@ class InprocTransport:
         """Have ``handler()`` called for each message of a vector."""
         self._handlers[vector] = handler
 
+    def receives(self, vector: int) -> bool:
+        """Whether a handler is connected to the vector."""
+        return vector in self._handlers
+
     def mask_irq(self, vector: int, masked: bool) -> None:
         """Set or clear a vector's mask bit."""
         with self._lock:
