@@ -5,7 +5,9 @@
 
 from setuptools import Extension, setup
 
-SOURCES = ("device", "lane", "lock", "memory", "module", "pair", "request", "state")
+SOURCES = (
+    "device", "inflight", "interrupts", "lane", "latency", "lock", "memory", "module", "pair", "request", "state",
+)  # fmt: skip
 
 setup(
     ext_modules=[

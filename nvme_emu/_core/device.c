@@ -1,7 +1,8 @@
-/* The device's compiled gait: what dispatch.run_plain does, for an instant device over memory.
+/* The device's compiled gait: what dispatch.run_plain does, for namespaces in memory.
  *
  * It takes the leading run of plain reads and writes of a queue and leaves the first other command, and whatever
- * fails a check, to the Python gaits, which find out what the answer is.
+ * fails a check, to the Python gaits, which find out what the answer is. Where the device takes its time, the commands
+ * stay in flight (inflight.c) until it is over.
  */
 
 #include "native.h"
@@ -13,23 +14,25 @@ struct run {
     uint64_t nbytes;
 };
 
-static PyObject *emit_name;
-
-int device_is_plain(DeviceObject *device)
+int device_is_open(DeviceObject *device)
 {
-    if (!device->running || device->latency != Py_None || device->faults != Py_None)
+    if (!device->running || device->faults != Py_None)
         return 0;
-    if (!PyObject_TypeCheck(device->memory, &MemoryType) || !PyObject_TypeCheck(device->rings, &RingsType))
+    if (!PyObject_TypeCheck(device->memory, &MemoryType) || !PyObject_TypeCheck(device->rings, &RingsType) ||
+        !PyObject_TypeCheck(device->counters, &CountersType))
         return 0;
     if (((MemoryObject *)device->memory)->generation != ((RingsObject *)device->rings)->generation)
         return 0;
-    if (!emit_name && !(emit_name = PyUnicode_InternFromString("emit")))
-        return -1;
-    PyObject *emit = PyObject_GetAttr(device->trace, emit_name);
+    PyObject *emit = PyObject_GetAttr(device->trace, name_emit);
     if (!emit)
         return -1;
     Py_DECREF(emit);
     return emit == Py_None;
+}
+
+int device_is_plain(DeviceObject *device)
+{
+    return device->latency == Py_None ? device_is_open(device) : 0;
 }
 
 /* The namespace of a command if it lies in memory, else NULL. */
@@ -148,7 +151,7 @@ static void look_ahead(const uint8_t *ring, const NamespaceObject *namespace, ui
         __builtin_prefetch(stored + at);
 }
 
-static void post(CqObject *cq, uint8_t *ring, const SqObject *sq, uint16_t cid)
+void device_post(CqObject *cq, uint8_t *ring, const SqObject *sq, uint16_t cid)
 {
     struct cqe *cqe = (struct cqe *)(ring + (size_t)cq->tail * CQE_BYTES);
     cqe->dw0 = cqe->dw1 = 0;
@@ -163,14 +166,47 @@ static void post(CqObject *cq, uint8_t *ring, const SqObject *sq, uint16_t cid)
     }
 }
 
-long device_run(DeviceObject *device, SqObject *sq, long count)
+uint8_t *cq_ring(const CqObject *cq)
+{
+    if (!cq || cq->view.hold.readonly || cq->view.hold.size < (uint64_t)cq->size * CQE_BYTES)
+        return NULL;
+    return held_bytes(&cq->view);
+}
+
+static void count_one(CountersObject *counters, int is_read, uint64_t nbytes)
+{
+    counters->fetched++;
+    if (is_read) {
+        counters->read_commands++;
+        counters->read_bytes += nbytes;
+    } else {
+        counters->write_commands++;
+        counters->write_bytes += nbytes;
+    }
+}
+
+/* After the transfer: the completion, now or when the device is done. 1 if it was written, -1 with an exception. */
+static int answer(DeviceObject *device, SqObject *sq, const struct sqe *sqe, uint64_t offset, uint64_t nbytes)
+{
+    if (device->latency != Py_None) {
+        long long done_ns;
+        if (latency_submit(device->latency, sqe->opcode == OP_READ, offset, nbytes, device->now_ns, &done_ns) < 0)
+            return -1;
+        if (done_ns > device->now_ns)
+            return inflight_add((InFlightObject *)device->inflight, sq, sqe, done_ns, device->now_ns);
+    }
+    device_post(sq->cq, held_bytes(&sq->cq->view), sq, sqe->cid);
+    return 1;
+}
+
+long device_run(DeviceObject *device, SqObject *sq, long count, long *posted)
 {
     CqObject *cq = sq->cq;
-    uint8_t *ring = held_bytes(&sq->view), *answers = cq ? held_bytes(&cq->view) : NULL;
-    if (!ring || !answers || sq->inflight || !PyObject_TypeCheck(device->counters, &CountersType))
+    uint8_t *ring = held_bytes(&sq->view);
+    *posted = 0;
+    if (!ring || !cq_ring(cq) || sq->view.hold.size < (uint64_t)sq->size * SQE_BYTES)
         return 0;
-    if (sq->view.hold.size < (uint64_t)sq->size * SQE_BYTES ||
-        cq->view.hold.size < (uint64_t)cq->size * CQE_BYTES || cq->view.hold.readonly)
+    if ((sq->inflight || device->latency != Py_None) && !PyObject_TypeCheck(device->inflight, &InFlightType))
         return 0;
     MemoryObject *memory = (MemoryObject *)device->memory;
     CountersObject *counters = (CountersObject *)device->counters;
@@ -197,26 +233,39 @@ long device_run(DeviceObject *device, SqObject *sq, long count)
         uint64_t offset = sqe.slba << namespace->lba_shift;
         if (nbytes > device->transfer_bytes_max || offset + nbytes > namespace->view.hold.size)
             break;
-        int pieces = resolve(memory, &sqe, nbytes, device->page_size, is_read, runs);
+        int taken = sq->inflight ? inflight_has((InFlightObject *)device->inflight, sq, sqe.cid) : 0;
+        if (taken < 0)
+            return -1;
+        int pieces = taken ? -1 : resolve(memory, &sqe, nbytes, device->page_size, is_read, runs);
         if (pieces < 0)
             break;
         sq->head = sq->head + 1 == sq->size ? 0 : sq->head + 1;
         if (done + 1 < count)
             look_ahead(ring, namespace, sq->head);
         copy(runs, pieces, held_bytes(&namespace->view) + offset, is_read);
-        post(cq, answers, sq, sqe.cid);
         cq->free--;
         done++;
-        if (is_read) {
-            counters->read_commands++;
-            counters->read_bytes += nbytes;
-        } else {
-            counters->write_commands++;
-            counters->write_bytes += nbytes;
-        }
+        count_one(counters, is_read, nbytes);
+        int written = answer(device, sq, &sqe, offset, nbytes);
+        if (written < 0)
+            return -1;
+        *posted += written;
     }
-    counters->fetched += (unsigned long long)done;
-    counters->posted += (unsigned long long)done;
+    counters->posted += (unsigned long long)*posted;
+    return done;
+}
+
+static long waiting(const SqObject *sq)
+{
+    return (long)((sq->tail + sq->size - sq->head) % sq->size);
+}
+
+/* device_run, and the interrupt for what it has completed. */
+static long run_and_raise(DeviceObject *self, SqObject *sq, long count)
+{
+    long posted, done = device_run(self, sq, count, &posted);
+    if (done < 0 || (posted && sq->cq->ien && interrupts_raise((InterruptsObject *)self->interrupts, sq->cq->vector) < 0))
+        return -1;
     return done;
 }
 
@@ -230,20 +279,165 @@ static PyObject *device_run_compiled(DeviceObject *self, PyObject *const *args, 
     long wanted = PyLong_AsLong(args[1]);
     if (wanted == -1 && PyErr_Occurred())
         return NULL;
-    long waiting = (long)((sq->tail + sq->size - sq->head) % sq->size);
-    int plain = device_is_plain(self);
-    if (plain < 0)
+    int open = PyObject_TypeCheck(self->interrupts, &InterruptsType) ? device_is_open(self) : 0;
+    if (open < 0)
         return NULL;
-    return PyLong_FromLong(plain ? device_run(self, sq, wanted < waiting ? wanted : waiting) : 0);
+    long done = open ? run_and_raise(self, sq, wanted < waiting(sq) ? wanted : waiting(sq)) : 0;
+    return done < 0 ? NULL : PyLong_FromLong(done);
 }
+
+/* Doorbells and time ---------------------------------------------------------------------------------------- */
+
+/* Whether there are timers that Python runs: a heap of tuples whose first item is the time. */
+static int has_timers(const DeviceObject *self)
+{
+    return self->timers && PyList_CheckExact(self->timers) && PyList_GET_SIZE(self->timers);
+}
+
+/* Whether nothing stands in line and all that happens now is in C's hands; -1 with an exception. */
+static int is_quiet(DeviceObject *self, long long now_ns)
+{
+    if (!PyObject_TypeCheck(self->inflight, &InFlightType) || !PyObject_TypeCheck(self->interrupts, &InterruptsType))
+        return 0;
+    Py_ssize_t line = PyObject_Size(self->line);
+    if (line)
+        return line < 0 ? -1 : 0;
+    if (!self->posting || heap_is_due(((InFlightObject *)self->inflight)->due, now_ns) ||
+        heap_is_due(self->timers, now_ns))
+        return 0;
+    return device_is_open(self);
+}
+
+/* The queue of that identifier in a dictionary of `rings`, borrowed; NULL without one. */
+static void *queue_of(DeviceObject *self, int is_cq, PyObject *qid)
+{
+    if (!PyObject_TypeCheck(self->rings, &RingsType))
+        return NULL;
+    RingsObject *rings = (RingsObject *)self->rings;
+    PyObject *queues = is_cq ? rings->cqs : rings->sqs;
+    if (!queues || !PyDict_CheckExact(queues))
+        return NULL;
+    PyObject *found = PyDict_GetItemWithError(queues, qid);
+    if (!found)
+        PyErr_Clear();
+    return found && PyObject_TypeCheck(found, is_cq ? &CqType : &SqType) ? found : NULL;
+}
+
+static PyObject *irqs_and_next(DeviceObject *self)
+{
+    PyObject *irqs = interrupts_take((InterruptsObject *)self->interrupts);
+    PyObject *next = NULL;
+    if (irqs)
+        next = has_timers(self) ? PyObject_CallMethodNoArgs((PyObject *)self, name_next_deadline)
+                                : inflight_next((InFlightObject *)self->inflight);
+    PyObject *answer = next ? PyTuple_Pack(2, irqs, next) : NULL;
+    Py_XDECREF(irqs);
+    Py_XDECREF(next);
+    return answer;
+}
+
+/* (qid, tail, now_ns): dispatch.doorbell_sq, or None if nothing was done. What is not plain goes to `go_on`. */
+static PyObject *device_ring_compiled(DeviceObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "ring_compiled(qid, tail, now_ns)");
+    SqObject *sq = queue_of(self, 0, args[0]);
+    long tail = PyLong_AsLong(args[1]);
+    long long now_ns = PyLong_AsLongLong(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (!sq || !sq->qid || sq->in_line || tail < 0 || tail >= (long)sq->size || tail == (long)sq->tail)
+        Py_RETURN_NONE;
+    long added = (tail + (long)sq->size - (long)sq->tail) % (long)sq->size;
+    if (waiting(sq) + added >= (long)sq->size)
+        Py_RETURN_NONE;
+    int quiet = is_quiet(self, now_ns);
+    if (quiet <= 0)
+        return quiet < 0 ? NULL : Py_NewRef(Py_None);
+    sq->tail = (unsigned int)tail;
+    self->now_ns = now_ns;
+    if (inflight_end((InFlightObject *)self->inflight, self, now_ns) < 0)
+        return NULL;
+    long wanted = waiting(sq);
+    long done = run_and_raise(self, sq, wanted < (long)self->step_commands_max ? wanted : (long)self->step_commands_max);
+    if (done < 0)
+        return NULL;
+    if (done == wanted)
+        return irqs_and_next(self);
+    PyObject *so_far = PyLong_FromLong(done);
+    if (!so_far)
+        return NULL;
+    PyObject *answer = PyObject_CallMethodObjArgs((PyObject *)self, name_go_on, (PyObject *)sq, so_far, NULL);
+    Py_DECREF(so_far);
+    return answer;
+}
+
+/* (qid, head, now_ns): True where dispatch.doorbell_cq gives None and it was done here. */
+static PyObject *device_head_compiled(DeviceObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 3)
+        return PyErr_Format(PyExc_TypeError, "head_compiled(qid, head, now_ns)");
+    CqObject *cq = queue_of(self, 1, args[0]);
+    long head = PyLong_AsLong(args[1]);
+    long long now_ns = PyLong_AsLongLong(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (!cq || head < 0 || head >= (long)cq->size || !cq->blocked || PyObject_Size(cq->blocked) || !cq->backlog ||
+        PyObject_Size(cq->backlog))
+        Py_RETURN_FALSE;
+    int quiet = is_quiet(self, now_ns);
+    if (quiet <= 0)
+        return quiet < 0 ? NULL : Py_NewRef(Py_False);
+    InFlightObject *inflight = (InFlightObject *)self->inflight;
+    if (inflight->count && inflight_is_due(inflight, now_ns))
+        Py_RETURN_FALSE;
+    unsigned int moved = ((unsigned int)head + cq->size - cq->head) % cq->size;
+    if (!moved || moved > (cq->tail + cq->size - cq->head) % cq->size)
+        Py_RETURN_FALSE;
+    cq->head = (unsigned int)head;
+    cq->free += moved;
+    Py_RETURN_TRUE;
+}
+
+/* (now_ns): dispatch.due, or None if nothing was done. */
+static PyObject *device_due_compiled(DeviceObject *self, PyObject *arg)
+{
+    long long now_ns = PyLong_AsLongLong(arg);
+    if (now_ns == -1 && PyErr_Occurred())
+        return NULL;
+    int quiet = is_quiet(self, now_ns);
+    if (quiet <= 0)
+        return quiet < 0 ? NULL : Py_NewRef(Py_None);
+    self->now_ns = now_ns;
+    if (inflight_end((InFlightObject *)self->inflight, self, now_ns) < 0)
+        return NULL;
+    return irqs_and_next(self);
+}
+
+/* dispatch.end_due: True if all that was due was in C's hands and is done. */
+static PyObject *device_end_compiled(DeviceObject *self, PyObject *Py_UNUSED(unused))
+{
+    if (!PyObject_TypeCheck(self->inflight, &InFlightType) || !PyObject_TypeCheck(self->interrupts, &InterruptsType) ||
+        !self->posting || heap_is_due(((InFlightObject *)self->inflight)->due, self->now_ns))
+        Py_RETURN_FALSE;
+    int open = device_is_open(self);
+    if (open <= 0)
+        return open < 0 ? NULL : Py_NewRef(Py_False);
+    if (inflight_end((InFlightObject *)self->inflight, self, self->now_ns) < 0)
+        return NULL;
+    Py_RETURN_TRUE;
+}
+
+/* The type -------------------------------------------------------------------------------------------------- */
 
 static PyObject *device_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
     DeviceObject *self = (DeviceObject *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    PyObject **fields[] = {&self->memory,     &self->rings,   &self->counters, &self->namespaces,
-                           &self->latency, &self->trace, &self->faults};
+    PyObject **fields[] = {&self->memory, &self->rings,  &self->counters, &self->namespaces, &self->latency,
+                           &self->trace,  &self->faults, &self->inflight, &self->interrupts, &self->line,
+                           &self->timers};
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         Py_INCREF(Py_None);
         *fields[i] = Py_None;
@@ -260,6 +454,10 @@ static int device_traverse(DeviceObject *self, visitproc visit, void *arg)
     Py_VISIT(self->latency);
     Py_VISIT(self->trace);
     Py_VISIT(self->faults);
+    Py_VISIT(self->inflight);
+    Py_VISIT(self->interrupts);
+    Py_VISIT(self->line);
+    Py_VISIT(self->timers);
     return 0;
 }
 
@@ -273,6 +471,10 @@ static int device_clear(DeviceObject *self)
     Py_CLEAR(self->latency);
     Py_CLEAR(self->trace);
     Py_CLEAR(self->faults);
+    Py_CLEAR(self->inflight);
+    Py_CLEAR(self->interrupts);
+    Py_CLEAR(self->line);
+    Py_CLEAR(self->timers);
     return 0;
 }
 
@@ -287,16 +489,24 @@ static void device_dealloc(DeviceObject *self)
 
 static PyMemberDef device_members[] = {
     {"running", T_BOOL, offsetof(DeviceObject, running), 0, NULL},
+    {"posting", T_BOOL, offsetof(DeviceObject, posting), 0, NULL},
     {"write_through", T_BOOL, offsetof(DeviceObject, write_through), 0, NULL},
+    {"now_ns", T_LONGLONG, offsetof(DeviceObject, now_ns), 0, NULL},
+    {"step_commands_max", T_UINT, offsetof(DeviceObject, step_commands_max), 0, NULL},
     {"page_size", T_UINT, offsetof(DeviceObject, page_size), 0, NULL},
     {"transfer_bytes_max", T_ULONGLONG, offsetof(DeviceObject, transfer_bytes_max), 0, NULL},
     DEVICE_OBJECT(memory), DEVICE_OBJECT(rings), DEVICE_OBJECT(counters), DEVICE_OBJECT(namespaces),
     DEVICE_OBJECT(latency), DEVICE_OBJECT(trace), DEVICE_OBJECT(faults),
+    DEVICE_OBJECT(inflight), DEVICE_OBJECT(interrupts), DEVICE_OBJECT(line), DEVICE_OBJECT(timers),
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyMethodDef device_methods[] = {
     {"run_compiled", (PyCFunction)(void (*)(void))device_run_compiled, METH_FASTCALL, NULL},
+    {"ring_compiled", (PyCFunction)(void (*)(void))device_ring_compiled, METH_FASTCALL, NULL},
+    {"head_compiled", (PyCFunction)(void (*)(void))device_head_compiled, METH_FASTCALL, NULL},
+    {"due_compiled", (PyCFunction)device_due_compiled, METH_O, NULL},
+    {"end_compiled", (PyCFunction)device_end_compiled, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

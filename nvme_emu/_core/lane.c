@@ -85,7 +85,7 @@ static long ring(PairObject *pair, long count)
 {
     SqObject *sq = pair->device_sq;
     sq->tail = pair->tail;
-    long taken = device_run(pair->device, sq, count);
+    long posted, taken = device_run(pair->device, sq, count, &posted);
     pair->tail = pair->rung_tail = sq->tail = sq->head;
     return taken;
 }

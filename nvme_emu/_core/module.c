@@ -2,6 +2,17 @@
 
 #include "native.h"
 
+PyObject *name_emit, *name_getrandbits, *name_go_on, *name_next_deadline, *name_next_ns;
+
+static int make_names(void)
+{
+    return (name_emit = PyUnicode_InternFromString("emit")) &&
+           (name_getrandbits = PyUnicode_InternFromString("getrandbits")) &&
+           (name_go_on = PyUnicode_InternFromString("go_on")) &&
+           (name_next_deadline = PyUnicode_InternFromString("next_deadline")) &&
+           (name_next_ns = PyUnicode_InternFromString("next_ns"));
+}
+
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
@@ -18,10 +29,11 @@ PyMODINIT_FUNC PyInit__native(void)
         {"MemoryState", &MemoryType}, {"CountersState", &CountersType}, {"RingsState", &RingsType},
         {"CqState", &CqType},         {"SqState", &SqType},             {"NamespaceState", &NamespaceType},
         {"DeviceState", &DeviceType}, {"Lock", &LockType},              {"RequestState", &RequestType},
-        {"PairState", &PairType},
+        {"PairState", &PairType},     {"InterruptsState", &InterruptsType}, {"InFlightState", &InFlightType},
+        {"LatencyState", &LatencyType}, {"LatencyCountersState", &LatencyCountersType},
     };
     PyObject *self = PyModule_Create(&module);
-    if (!self || PyModule_AddIntConstant(self, "LAYOUT", NATIVE_LAYOUT) < 0)
+    if (!self || !make_names() || PyModule_AddIntConstant(self, "LAYOUT", NATIVE_LAYOUT) < 0)
         return NULL;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         if (PyType_Ready(types[i].type) < 0 ||

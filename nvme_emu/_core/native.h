@@ -67,11 +67,13 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     unsigned long long posted, fetched, dropped, read_commands, write_commands, read_bytes, write_bytes;
+    long long busy_ns;
 } CountersObject;
 
 typedef struct {
     PyObject_HEAD
     long long generation;
+    PyObject *sqs, *cqs;
 } RingsObject;
 
 typedef struct {
@@ -90,6 +92,9 @@ typedef struct {
     unsigned long long base;
     CqObject *cq;
     struct held view;
+    /* Of `inflight` those that only C keeps, and a bit for each identifier they have; NULL before the first. */
+    unsigned int light;
+    uint64_t *light_cids;
 } SqObject;
 
 typedef struct {
@@ -101,11 +106,45 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    char running, write_through;
-    unsigned int page_size;
+    PyObject *raised, *masked, *is_raised, *pending; /* a list of vectors, and flags for each vector */
+} InterruptsObject;
+
+typedef struct {
+    PyObject_HEAD
+    char running, posting, write_through;
+    unsigned int page_size, step_commands_max;
     unsigned long long transfer_bytes_max;
-    PyObject *memory, *rings, *counters, *namespaces, *latency, *trace, *faults;
+    long long now_ns;
+    PyObject *memory, *rings, *counters, *namespaces, *latency, *trace, *faults, *inflight, *interrupts, *line, *timers;
 } DeviceObject;
+
+struct timed;
+
+/* Commands in flight: `commands` and `due` in Python, and the plain ones that only C keeps in `light`. */
+typedef struct {
+    PyObject_HEAD
+    long long busy_since_ns;
+    unsigned long long sequence;
+    unsigned int timed;
+    struct timed *light; /* a heap by time and sequence */
+    Py_ssize_t count, room;
+    PyObject *commands, *due, *counters;
+} InFlightObject;
+
+typedef struct {
+    PyObject_HEAD
+    unsigned long long host_read_bytes, host_write_bytes, media_read_bytes, media_write_bytes, erases, retries,
+        read_link_busy_ns, write_link_busy_ns;
+    PyObject *die_busy_ns, *channel_busy_ns; /* lists */
+} LatencyCountersObject;
+
+typedef struct {
+    PyObject_HEAD
+    char scatters, compiled;
+    long long command_free, read_link_free;
+    long long dies, channels, page, read_types, command_ns, read_overhead_ns, bus, link, jitter_ns, retry_ns, retry_below;
+    PyObject *read_ns, *bus_free, *die_free, *program_end, *in_register, *rng, *counters;
+} LatencyObject;
 
 typedef struct {
     PyObject_HEAD
@@ -141,7 +180,7 @@ typedef struct {
 } PairObject;
 
 extern PyTypeObject MemoryType, CountersType, RingsType, CqType, SqType, NamespaceType, DeviceType, LockType,
-    RequestType, PairType;
+    RequestType, PairType, InterruptsType, InFlightType, LatencyCountersType, LatencyType;
 
 enum { SQE_BYTES = 64, CQE_BYTES = 16, OP_WRITE = 1, OP_READ = 2, PAGE = 4096 };
 
@@ -179,9 +218,39 @@ int window_show(struct region *window, PyObject *view, int writable);
 /* A window shows nothing any more; nothing happens where none is. */
 void memory_hide(MemoryObject *memory, uint64_t base);
 
-/* Whether plain commands can be done here at all: instant, not traced, no faults, running, rings in place. */
+/* Whether plain commands can be done here at all: not traced, no faults, running, rings in place. The second: and at
+ * once. -1 with an exception. */
+int device_is_open(DeviceObject *device);
 int device_is_plain(DeviceObject *device);
-/* Fetch and execute up to `count` plain commands of a queue, each with a free completion slot; how many. */
-long device_run(DeviceObject *device, SqObject *sq, long count);
+/* Fetch and execute up to `count` plain commands of a queue, each with a free completion slot; how many, or -1 with
+ * an exception. The completions of `posted` of them are written, the others' are in flight. */
+long device_run(DeviceObject *device, SqObject *sq, long count, long *posted);
+/* Write a successful completion; the head that it tells is the queue's of now. */
+void device_post(CqObject *cq, uint8_t *ring, const SqObject *sq, uint16_t cid);
+/* The bytes of a completion queue, NULL where C cannot use them. */
+uint8_t *cq_ring(const CqObject *cq);
+
+/* A message of a vector is due: 0, or -1 with an exception. The tuple of all that are, taken. */
+int interrupts_raise(InterruptsObject *interrupts, unsigned int vector);
+PyObject *interrupts_take(InterruptsObject *interrupts);
+
+/* When a command will be done that arrives now, as LatencyModel.submit: 0, or -1 with an exception. */
+int latency_submit(PyObject *latency, int is_read, uint64_t offset, uint64_t nbytes, long long now_ns,
+                   long long *done_ns);
+
+/* Whether a command of that name is in flight; -1 with an exception. */
+int inflight_has(InFlightObject *self, SqObject *sq, uint16_t cid);
+/* Keep an executed command until `done_ns`: 0, or -1 with an exception. */
+int inflight_add(InFlightObject *self, SqObject *sq, const struct sqe *sqe, long long done_ns, long long now_ns);
+/* Whether one of the commands that C keeps is due; whether the first of a heap of Python's tuples (time, ...) is. */
+int inflight_is_due(const InFlightObject *self, long long now_ns);
+int heap_is_due(PyObject *heap, long long now_ns);
+/* Write the completions that are due of the commands that C keeps: how many, or -1 with an exception. */
+long inflight_end(InFlightObject *self, DeviceObject *device, long long now_ns);
+/* When the next one is due, an int or None. */
+PyObject *inflight_next(InFlightObject *self);
+
+/* Of module.c: attribute and method names, made once. */
+extern PyObject *name_emit, *name_getrandbits, *name_go_on, *name_next_deadline, *name_next_ns;
 
 #endif

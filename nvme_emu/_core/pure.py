@@ -13,6 +13,10 @@ __all__ = [
     "CountersState",
     "CqState",
     "DeviceState",
+    "InFlightState",
+    "InterruptsState",
+    "LatencyCountersState",
+    "LatencyState",
     "Lock",
     "MemoryState",
     "NamespaceState",
@@ -64,7 +68,7 @@ class CountersState:
     """What the device has done, as far as plain commands change it."""
 
     __slots__ = (
-        "dropped", "fetched", "posted", "read_bytes", "read_commands", "write_bytes", "write_commands",
+        "busy_ns", "dropped", "fetched", "posted", "read_bytes", "read_commands", "write_bytes", "write_commands",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -75,15 +79,18 @@ class CountersState:
         self.write_commands: int = 0
         self.read_bytes: int = 0
         self.write_bytes: int = 0
+        self.busy_ns: int = 0
 
 
 class RingsState:
     """``generation`` of host memory when the rings' memory was last looked up."""
 
-    __slots__ = ("__dict__", "__weakref__", "generation")
+    __slots__ = ("__dict__", "__weakref__", "cqs", "generation", "sqs")
 
     def __init__(self) -> None:
         self.generation: int = 0
+        self.sqs: dict[int, Any] = {}
+        self.cqs: dict[int, Any] = {}
 
 
 class CqState:
@@ -139,19 +146,113 @@ class NamespaceState:
         self.view: memoryview | None = None
 
 
+class InterruptsState:
+    """The vectors of a device: those raised and not taken, and a flag for each in the others."""
+
+    __slots__ = ("__dict__", "__weakref__", "_is_raised", "_pending", "masked", "raised")
+
+    def __init__(self) -> None:
+        self.raised: list[int] = []
+        self.masked = bytearray()
+        self._is_raised = bytearray()
+        self._pending = bytearray()
+
+
+class InFlightState:
+    """Commands in flight. ``light`` counts those that C keeps and for which there are no objects yet."""
+
+    __slots__ = ("__dict__", "__weakref__", "_busy_since_ns", "_commands", "_counters", "_sequence", "_timed", "due")
+    light: int = 0
+
+    def __init__(self) -> None:
+        self._busy_since_ns: int = 0
+        self._sequence: int = 0
+        self._timed: int = 0
+        self._commands: dict[tuple[int, int], Any] = {}
+        self.due: list[Any] = []
+        self._counters: Any = None
+
+    def light_ns(self) -> int | None:
+        """When the first of the light ones is due."""
+        return None
+
+    def take_light(self) -> list[tuple[int, int, Any, bytes]]:
+        """[(done_ns, sequence, queue, entry)]: they are objects from now on."""
+        return []
+
+
+class LatencyCountersState:
+    """What the clocks of a device have counted."""
+
+    __slots__ = (
+        "channel_busy_ns", "die_busy_ns", "erases", "host_read_bytes", "host_write_bytes", "media_read_bytes",
+        "media_write_bytes", "read_link_busy_ns", "retries", "write_link_busy_ns",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.host_read_bytes: int = 0
+        self.host_write_bytes: int = 0
+        self.media_read_bytes: int = 0
+        self.media_write_bytes: int = 0
+        self.erases: int = 0
+        self.retries: int = 0
+        self.read_link_busy_ns: int = 0
+        self.write_link_busy_ns: int = 0
+        self.die_busy_ns: list[int] = []
+        self.channel_busy_ns: list[int] = []
+
+
+class LatencyState:
+    """The clocks of a device that a read moves, and what of its profile is needed for that."""
+
+    __slots__ = (
+        "__dict__", "__weakref__", "_bus", "_bus_free", "_channels", "_command_free", "_command_ns", "_compiled",
+        "_die_free", "_dies", "_jitter_ns", "_page", "_program_end", "_read_link", "_read_link_free", "_read_ns",
+        "_read_overhead_ns", "_read_types", "_register", "_retry_below", "_retry_ns", "_rng", "_scatters", "counters",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._compiled: bool = False
+        self._scatters: bool = False
+        self._rng: Any = None
+        self._dies: int = 0
+        self._channels: int = 0
+        self._page: int = 0
+        self._read_ns: tuple[int, ...] = ()
+        self._read_types: int = 0
+        self._command_ns: int = 0
+        self._read_overhead_ns: int = 0
+        self._bus: int = 0
+        self._read_link: int = 0
+        self._jitter_ns: int = 0
+        self._retry_below: int = 0
+        self._retry_ns: int = 0
+        self._command_free: int = 0
+        self._read_link_free: int = 0
+        self._bus_free: list[int] = []
+        self._die_free: list[int] = []
+        self._program_end: list[int] = []
+        self._register: list[int] = []
+        self.counters: Any = None
+
+
 class DeviceState:
     """What a controller's hot path looks at. ``faults`` is None while nothing may interfere."""
 
     __slots__ = (
-        "__dict__", "__weakref__", "counters", "faults", "latency", "memory", "namespaces", "page_size", "rings",
-        "running", "trace", "transfer_bytes_max", "write_through",
+        "__dict__", "__weakref__", "counters", "faults", "inflight", "interrupts", "latency", "line", "memory",
+        "namespaces", "now_ns", "page_size", "posting", "rings", "running", "step_commands_max", "timers", "trace",
+        "transfer_bytes_max", "write_through",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.running: bool = False
+        self.posting: bool = False
         self.write_through: bool = False
         self.page_size: int = 0
+        self.step_commands_max: int = 0
         self.transfer_bytes_max: int = 0
+        self.now_ns: int = 0
         self.memory: Any = None
         self.rings: Any = None
         self.counters: Any = None
@@ -159,10 +260,30 @@ class DeviceState:
         self.latency: Any = None
         self.trace: Any = None
         self.faults: Any = None
+        self.inflight: Any = None
+        self.interrupts: Any = None
+        self.line: Any = None
+        self.timers: Any = None
 
     def run_compiled(self, sq: SqState, count: int) -> int:
         """Do the leading plain commands of a queue, at most ``count``; how many were done."""
         return 0
+
+    def ring_compiled(self, qid: int, tail: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
+        """``dispatch.doorbell_sq``; None if nothing was done."""
+        return None
+
+    def head_compiled(self, qid: int, head: int, now_ns: int) -> bool:
+        """``dispatch.doorbell_cq`` where nothing follows from it; False if nothing was done."""
+        return False
+
+    def due_compiled(self, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
+        """``dispatch.due``; None if nothing was done."""
+        return None
+
+    def end_compiled(self) -> bool:
+        """``dispatch.end_due``; False if nothing was done."""
+        return False
 
 
 class RequestState:

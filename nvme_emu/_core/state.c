@@ -81,7 +81,9 @@ int held_visit(const struct held *held, visitproc visit, void *arg)
 
 static PyMemberDef counters_members[] = {
     COUNTER(posted),        COUNTER(fetched),    COUNTER(dropped),     COUNTER(read_commands),
-    COUNTER(write_commands), COUNTER(read_bytes), COUNTER(write_bytes), {NULL, 0, 0, 0, NULL},
+    COUNTER(write_commands), COUNTER(read_bytes), COUNTER(write_bytes),
+    {"busy_ns", T_LONGLONG, offsetof(CountersObject, busy_ns), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
 PyTypeObject CountersType = {
@@ -97,15 +99,36 @@ PyTypeObject CountersType = {
 
 static PyMemberDef rings_members[] = {
     {"generation", T_LONGLONG, offsetof(RingsObject, generation), 0, NULL},
+    {"sqs", T_OBJECT_EX, offsetof(RingsObject, sqs), 0, NULL},
+    {"cqs", T_OBJECT_EX, offsetof(RingsObject, cqs), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
+
+static int rings_traverse(RingsObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(self->sqs);
+    Py_VISIT(self->cqs);
+    return 0;
+}
+
+static int rings_clear(RingsObject *self)
+{
+    Py_CLEAR(self->sqs);
+    Py_CLEAR(self->cqs);
+    return 0;
+}
+
+DEALLOC(rings_dealloc, rings_clear, RingsObject)
 
 PyTypeObject RingsType = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = "nvme_emu._core.RingsState",
     .tp_basicsize = sizeof(RingsObject),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .tp_members = rings_members,
+    .tp_traverse = (traverseproc)rings_traverse,
+    .tp_clear = (inquiry)rings_clear,
+    .tp_dealloc = (destructor)rings_dealloc,
     .tp_new = PyType_GenericNew,
 };
 
@@ -227,7 +250,14 @@ static int sq_clear(SqObject *self)
     return 0;
 }
 
-DEALLOC(sq_dealloc, sq_clear, SqObject)
+static void sq_dealloc(SqObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    sq_clear(self);
+    /* Not with the references: who clears a cycle may still let commands go that are in flight here. */
+    PyMem_Free(self->light_cids);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
 
 PyTypeObject SqType = {
     PyVarObject_HEAD_INIT(NULL, 0)

@@ -33,17 +33,19 @@ PENDING: Final = Pending.PENDING
 class Command:
     """One submission queue entry (NVMe Base 2.1, 4.1), fetched once: the host cannot change it any more.
 
-    ``done_ns`` is when the device will have done it, in the controller's time; 0 means at once.
+    ``done_ns`` is when the device will have done it, in the controller's time; 0 means at once. ``sequence``
+    counts the commands that came in flight, from 1.
     """
 
     __slots__ = (
         "cdw2", "cdw3", "cdw10", "cdw11", "cdw12", "cdw13", "cdw14", "cdw15", "cid", "done_ns", "flags",
-        "mptr", "nsid", "opcode", "prp1", "prp2", "sq",
+        "mptr", "nsid", "opcode", "prp1", "prp2", "sequence", "sq",
     )  # fmt: skip
 
     def __init__(self, sq: SubmissionQueue, fields: SqeFields) -> None:
         self.sq = sq
         self.done_ns = 0
+        self.sequence = 0
         (
             self.opcode, self.flags, self.cid, self.nsid, self.cdw2, self.cdw3, self.mptr,
             self.prp1, self.prp2, self.cdw10, self.cdw11, self.cdw12, self.cdw13, self.cdw14, self.cdw15,

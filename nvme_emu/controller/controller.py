@@ -27,7 +27,7 @@ from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
-from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, due, end_due, run_turn
+from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, due, end_due, go_on, run_turn
 from nvme_emu.controller.events import AsyncEvents
 from nvme_emu.controller.feature_kinds import NOTICES_OFFERED
 from nvme_emu.controller.features import Features
@@ -76,6 +76,8 @@ class Controller(DeviceState):
     rings: Rings
     latency: LatencyModel | None
     trace: TraceHub
+    inflight: InFlight
+    interrupts: Interrupts
 
     run_turn = staticmethod(run_turn)
     """How a queue's turn is taken; fault rules put their own in its place while they look at commands."""
@@ -115,12 +117,13 @@ class Controller(DeviceState):
         """Whether plain commands may be done in C."""
 
         self.now_ns = 0
+        self.step_commands_max = config.step_commands_max
         self.counters = Counters() if counters is None else counters
         self.inflight = InFlight(self.counters)
-        self.outstanding = self.inflight.commands
         self.registers = RegisterFile(config)
         self.interrupts = Interrupts(config.vectors, self.trace, lambda: self.now_ns)
         self.arbiter = RoundRobin()
+        self.line = self.arbiter.line
         self.rings = Rings(memory, self.registers, config.vectors, self._queue_deleted)
         self.features = Features(config)
         self.error_log = ErrorLog(config)
@@ -146,6 +149,11 @@ class Controller(DeviceState):
     def state(self) -> State:
         """Where in its life the controller is."""
         return self.registers.state
+
+    @property
+    def outstanding(self) -> dict[tuple[int, int], Command]:
+        """(sqid, cid) to each command in flight."""
+        return self.inflight.commands
 
     @property
     def temperature_k(self) -> int:
@@ -222,8 +230,7 @@ class Controller(DeviceState):
             self.now_ns = now_ns
             if self._state_delay_ns is not None or self._state_deadline_ns is not None:
                 self._state_timer()
-            timed = self.inflight.due
-            if timed and timed[0][0] <= now_ns:
+            if self.inflight.is_due(now_ns):
                 self.end_due()
             if self.arbiter.line and self.running:
                 self._fetch()
@@ -238,7 +245,7 @@ class Controller(DeviceState):
         if (self.arbiter.line and self.running) or self._state_delay_ns is not None:
             return self.now_ns
         deadline = self._state_deadline_ns
-        if self.inflight.due and self.posting:
+        if self.posting:
             due_ns = self.inflight.next_ns()
             if due_ns is not None and (deadline is None or due_ns < deadline):
                 return due_ns
@@ -249,6 +256,7 @@ class Controller(DeviceState):
     doorbell_cq = doorbell_cq
     due = due
     end_due = end_due
+    go_on = go_on
     lane = device_lane
 
     def take_irqs(self) -> tuple[int, ...]:

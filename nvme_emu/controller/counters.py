@@ -22,12 +22,11 @@ class Counters(CountersState):
     counted as dropped by a reset.
     """
 
-    __slots__ = ("busy_ns", "media_errors", "power_cycles", "unsafe_shutdowns")
+    __slots__ = ("media_errors", "power_cycles", "unsafe_shutdowns")
 
     def __init__(self) -> None:
         super().__init__()
         self.media_errors = 0
-        self.busy_ns = 0
         self.power_cycles = 1
         self.unsafe_shutdowns = 0
 

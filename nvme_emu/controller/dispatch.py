@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.pcie.rings import SubmissionQueue
 
-__all__ = ["device_lane", "doorbell_cq", "doorbell_sq", "due", "end_due", "run_one", "run_plain", "run_turn"]
+__all__ = ["device_lane", "doorbell_cq", "doorbell_sq", "due", "end_due", "go_on", "run_one", "run_plain", "run_turn"]
 
 # What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
 _RW = struct.Struct("<BBHI16xQQQI12x")
@@ -58,6 +58,14 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
 
     Where nothing stands in line and nobody listens, the queue is served without going through the line.
     """
+    if ctrl.compiled:
+        try:
+            answer = ctrl.ring_compiled(qid, tail, now_ns)
+        except Exception as error:
+            ctrl.broken(error)
+            return ctrl.take_irqs(), ctrl.next_deadline()
+        if answer is not None:
+            return answer
     rings, arbiter = ctrl.rings, ctrl.arbiter
     sq = rings.sqs.get(qid)
     if (
@@ -75,38 +83,49 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
         return ctrl.take_irqs(), ctrl.next_deadline()
     try:
         ctrl.now_ns = now_ns
-        timed = ctrl.inflight.due
-        if timed and timed[0][0] <= now_ns:
+        if ctrl.inflight.is_due(now_ns):
             end_due(ctrl)
         count = (sq.tail - sq.head) % sq.size
         # A few plain commands need no turn. (The compiled gait is asked by run_turn, in its place.)
-        few = qid and count < COLUMNS_MIN and count <= sq.cq.free and not ctrl.compiled
+        few = qid and count < COLUMNS_MIN and count <= min(sq.cq.free, ctrl.step_commands_max) and not ctrl.compiled
         if not few or run_plain(ctrl, sq, count) != count:
             run_turn(ctrl, sq, ctrl.config.step_commands_max)
         if sq.head != sq.tail and ctrl.running:
-            if sq.cq.free:
-                arbiter.add(sq)
-            else:
-                arbiter.park(sq)
+            _line_up(ctrl, sq)
     except Exception as error:
         ctrl.broken(error)
-    raised = ctrl.interrupts.raised
-    irqs = ctrl.interrupts.take() if raised else ()
-    return irqs, ctrl.next_deadline() if timed or arbiter.line else None
+    irqs = ctrl.interrupts.take() if ctrl.interrupts.raised else ()
+    inflight = ctrl.inflight
+    return irqs, ctrl.next_deadline() if inflight.due or inflight.light or arbiter.line else None
+
+
+def go_on(ctrl: Controller, sq: SubmissionQueue, done: int) -> tuple[tuple[int, ...], int | None]:
+    """The rest of :func:`doorbell_sq` for a queue of which the compiled gait has done what was plain: ``done``."""
+    try:
+        run_turn(ctrl, sq, ctrl.config.step_commands_max - done)
+        if sq.head != sq.tail and ctrl.running:
+            _line_up(ctrl, sq)
+    except Exception as error:
+        ctrl.broken(error)
+    return ctrl.take_irqs(), ctrl.next_deadline()
+
+
+def _line_up(ctrl: Controller, sq: SubmissionQueue) -> None:
+    """A queue with commands left stands in line for its next turn, or waits for completion slots."""
+    if sq.cq.free:
+        ctrl.arbiter.add(sq)
+    else:
+        ctrl.arbiter.park(sq)
 
 
 def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
     """``ring_cq`` and what may follow from it, as :func:`doorbell_sq`; None where nothing follows."""
+    if ctrl.compiled and ctrl.head_compiled(qid, head, now_ns):
+        return None
     cq = ctrl.rings.cqs.get(qid)
-    if cq is not None and not cq.blocked and not cq.backlog and ctrl.trace.emit is None and not ctrl.arbiter.line:
-        timed = ctrl.inflight.due
-        if not (timed and timed[0][0] <= now_ns) and ctrl.running and 0 <= head < cq.size:
-            # CompletionQueue.move_head, without the call.
-            moved = (head - cq.head) % cq.size
-            if 0 < moved <= (cq.tail - cq.head) % cq.size:
-                cq.head = head
-                cq.free += moved
-                return None
+    idle = ctrl.trace.emit is None and not ctrl.arbiter.line and ctrl.running and not ctrl.inflight.is_due(now_ns)
+    if idle and cq is not None and not cq.blocked and not cq.backlog and cq.move_head(head):
+        return None
     ctrl.now_ns = now_ns
     ctrl.ring_cq(qid, head)
     ctrl.step(now_ns)
@@ -115,6 +134,14 @@ def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tup
 
 def due(ctrl: Controller, now_ns: int) -> tuple[tuple[int, ...], int | None]:
     """``step``, ``take_irqs`` and ``next_deadline`` in one, for a timer at the deadline."""
+    if ctrl.compiled:
+        try:
+            answer = ctrl.due_compiled(now_ns)
+        except Exception as error:
+            ctrl.broken(error)
+            return ctrl.take_irqs(), ctrl.next_deadline()
+        if answer is not None:
+            return answer
     if ctrl.faults is not None or ctrl.arbiter.line or not ctrl.running:
         ctrl.step(now_ns)
         return ctrl.take_irqs(), ctrl.next_deadline()
@@ -130,6 +157,8 @@ def due(ctrl: Controller, now_ns: int) -> tuple[tuple[int, ...], int | None]:
 def end_due(ctrl: Controller) -> None:
     """Write the completions of the timed commands whose time has come, in the order of their times."""
     inflight, now_ns = ctrl.inflight, ctrl.now_ns
+    if inflight.light and ctrl.compiled and ctrl.end_compiled():
+        return
     heap, commands = inflight.due, inflight.commands
     if ctrl.faults is not None or ctrl.trace.emit is not None or ctrl.rings.generation != ctrl.memory.generation:
         while ctrl.posting and (timed := inflight.pop_due(now_ns)) is not None:
@@ -181,8 +210,6 @@ def run_turn(ctrl: Controller, sq: SubmissionQueue, budget: int) -> int:
             taken = 0
             if compiled and (taken := ctrl.run_compiled(sq, count)):
                 done += taken
-                if cq.ien:
-                    ctrl.interrupts.raise_vector(cq.vector)
                 continue
             if count >= COLUMNS_MIN:
                 taken = run_columns(ctrl, sq, count)

@@ -22,11 +22,11 @@ garbage collection is the constant `write_amplification_pct`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from heapq import heappop, heappush
 from typing import Protocol
 
+from nvme_emu._core import LatencyCountersState, LatencyState
 from nvme_emu.controller.profiles import DeviceProfile
 
 __all__ = ["LatencyCounters", "LatencyModel", "Op", "Random"]
@@ -58,22 +58,19 @@ class Random(Protocol):
     def getrandbits(self, k: int, /) -> int: ...
 
 
-@dataclass(slots=True)
-class LatencyCounters:
-    """What the device has done since it was made. Bytes, ns, and pieces."""
+class LatencyCounters(LatencyCountersState):
+    """What the device has done since it was made. Bytes, ns, and pieces.
 
-    host_read_bytes: int = 0
-    host_write_bytes: int = 0
-    media_read_bytes: int = 0
-    """Array reads, whole pages."""
-    media_write_bytes: int = 0
-    """Programs, padding and garbage collection included."""
-    erases: int = 0
-    retries: int = 0
-    die_busy_ns: list[int] = field(default_factory=list)
-    channel_busy_ns: list[int] = field(default_factory=list)
-    read_link_busy_ns: int = 0
-    write_link_busy_ns: int = 0
+    ``media_read_bytes`` are array reads, whole pages; ``media_write_bytes`` programs, padding and garbage collection
+    included.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, dies: int, channels: int) -> None:
+        super().__init__()
+        self.die_busy_ns = [0] * dies
+        self.channel_busy_ns = [0] * channels
 
     @property
     def write_amplification(self) -> float:
@@ -81,13 +78,16 @@ class LatencyCounters:
         return self.media_write_bytes / self.host_write_bytes if self.host_write_bytes else 0.0
 
 
-class LatencyModel:
+class LatencyModel(LatencyState):
     """The clocks of one device."""
+
+    counters: LatencyCounters
 
     def __init__(self, profile: DeviceProfile, rng: Random | None = None) -> None:
         """`rng` scatters the latencies; ValueError when the profile has scatter and there is none."""
         if rng is None and (profile.jitter_ns or profile.retry_ppm):
             raise ValueError(f"profile {profile.name} has jitter or retries: a random generator is needed")
+        super().__init__()
         self.profile = profile
         self._rng = rng
         self.instant = profile.instant
@@ -100,9 +100,15 @@ class LatencyModel:
         # A random 20-bit number below this is a retry.
         self._retry_below = (profile.retry_ppm << 20) // 1_000_000
         self._scatters = bool(profile.jitter_ns or profile.retry_ppm)
-        self.counters = LatencyCounters(
-            die_busy_ns=[0] * self._dies, channel_busy_ns=[0] * self._channels
-        )
+        # What the compiled gait asks of the profile; it does reads, and those of no subclass.
+        self._compiled = type(self) is LatencyModel and not profile.instant
+        self._command_ns = profile.command_ns
+        self._read_overhead_ns = profile.read_overhead_ns
+        self._bus = profile.bus_mb_s
+        self._read_link = profile.read_link_mb_s
+        self._jitter_ns = profile.jitter_ns
+        self._retry_ns = profile.retry_ns
+        self.counters = LatencyCounters(self._dies, self._channels)
         self.reset()
 
     def reset(self) -> None:
@@ -161,7 +167,7 @@ class LatencyModel:
 
     def _scatter(self, op: str) -> int:
         assert self._rng is not None  # checked by the constructor
-        bits = self._rng.getrandbits(40)
+        bits: int = self._rng.getrandbits(40)
         extra = self.profile.jitter_ns * (bits >> 20) >> 20
         if (bits & 0xFFFFF) < self._retry_below and op in _READS:
             self.counters.retries += 1

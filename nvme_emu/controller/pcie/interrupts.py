@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nvme_emu._core import InterruptsState
 from nvme_emu.core.trace import RaiseIrq, TraceHub
 
 __all__ = ["Interrupts"]
 
 
-class Interrupts:
+class Interrupts(InterruptsState):
     """The function's vectors, 0 to ``vectors - 1``. ``clock`` gives the controller's time for the trace."""
 
     def __init__(self, vectors: int, trace: TraceHub, clock: Callable[[], int]) -> None:
+        super().__init__()
         self.vectors = vectors
         self._trace = trace
         self._clock = clock
-        self.raised: list[int] = []
+        self.raised = []
         """Raised and not taken yet, in order."""
         self._is_raised = bytearray(vectors)
         self.masked = bytearray(vectors)

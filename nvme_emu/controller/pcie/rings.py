@@ -176,6 +176,9 @@ class Rings(RingsState):
     ``on_delete`` is told of each submission queue that is deleted, to end what of it is in flight.
     """
 
+    sqs: dict[int, SubmissionQueue]
+    cqs: dict[int, CompletionQueue]
+
     def __init__(
         self,
         memory: HostMemory,
@@ -190,8 +193,8 @@ class Rings(RingsState):
         self._vectors = vectors
         self.generation = memory.generation
         self.io_queues_max = registers.config.io_queues_max
-        self.sqs: dict[int, SubmissionQueue] = {}
-        self.cqs: dict[int, CompletionQueue] = {}
+        self.sqs = {}
+        self.cqs = {}
 
     def open_admin(self, asq: int, sq_size: int, acq: int, cq_size: int) -> None:
         """Create the admin pair. Raises DmaError when host memory does not own it."""
