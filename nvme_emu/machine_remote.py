@@ -15,6 +15,7 @@ from nvme_emu.core.trace import TraceHub
 from nvme_emu.driver import DriverConfig, HostModel
 from nvme_emu.driver.fabrics import FabricsDriver, FabricsHost
 from nvme_emu.machine import Machine
+from nvme_emu.observe.pcap import Capture
 from nvme_emu.spec.fabrics import check_nqn
 from nvme_emu.transports.tcp import DEFAULT_PORT, InitiatorOptions, TcpFabric
 
@@ -43,7 +44,7 @@ class RemoteConfig:
     """How to drive it: the options of `open` for a URL. ValueError where something is wrong.
 
     ``mode``, ``worker``, ``queues``, ``depth``, ``host`` as in MachineConfig; ``identity`` who we say we are;
-    ``tcp`` what we ask the target for.
+    ``tcp`` what we ask the target for; ``pcap`` a file for what goes over the connections (pcapng).
     """
 
     url: str
@@ -54,6 +55,7 @@ class RemoteConfig:
     host: HostModel = field(default_factory=HostModel)
     identity: FabricsHost = field(default_factory=FabricsHost)
     tcp: InitiatorOptions = field(default_factory=InitiatorOptions)
+    pcap: str | None = None
 
     def __post_init__(self) -> None:
         parse_url(self.url)
@@ -86,7 +88,8 @@ class RemoteMachine(Machine):
         self._closing = contextlib.ExitStack()
         host, port, nqn = parse_url(config.url)
         with contextlib.ExitStack() as undo:
-            fabric = TcpFabric(host, port, nqn, config.tcp)
+            capture = None if config.pcap is None else undo.enter_context(Capture(config.pcap))
+            fabric = TcpFabric(host, port, nqn, config.tcp, tap=None if capture is None else capture.tap())
             undo.callback(fabric.close)
             self.driver: Any = FabricsDriver(
                 fabric, self.runtime, config.driver_config(), self.trace, config.identity

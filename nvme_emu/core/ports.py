@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nvme_emu._core import DeviceState, Lock, SqState
     from nvme_emu.core.memory import HostMemory
 
-__all__ = ["DeviceLane", "DevicePort", "IrqHandler", "Lane", "PassiveDevice"]
+__all__ = ["DeviceLane", "DevicePort", "IrqHandler", "Lane", "PassiveDevice", "StreamTap"]
 
 
 class DeviceLane(NamedTuple):
@@ -157,4 +157,16 @@ class PassiveDevice(Protocol):
 
     def mask_vector(self, vector: int, masked: bool) -> None:
         """Set an MSI-X vector's mask bit."""
+        ...
+
+
+class StreamTap(Protocol):
+    """Who looks on at one connection's bytes. Nothing of it may raise: I/O goes on without a witness."""
+
+    def passed(self, data: bytes | bytearray | memoryview, *, to_controller: bool) -> None:
+        """These bytes went over the connection, or are next to. They may change when this returns."""
+        ...
+
+    def closed(self, *, by_controller: bool) -> None:
+        """The connection has ended."""
         ...

@@ -216,8 +216,9 @@ class MachineMethods:
             raise ValueError("nothing to set was given")
 
         def change() -> None:
-            for name, value in given.items():
-                setattr(self._watched.controller.logs.health, name, value)
+            for ctrl in self._watched.controllers():
+                for name, value in given.items():
+                    setattr(ctrl.logs.health, name, value)
 
         self._change(change)
         return self.smart_get()

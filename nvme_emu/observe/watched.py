@@ -127,6 +127,10 @@ class Watched:
         """Whether the caller is the thread that made this object."""
         return threading.get_ident() == self.home
 
+    def controllers(self) -> list[Controller]:
+        """Every controller of the SSD: several where it is a subsystem that several hosts use."""
+        return [self.controller]
+
     @contextlib.contextmanager
     def guarded(self) -> Iterator[bool]:
         """Hold what guards the controller, if it can be had in time; gives whether it is held."""

@@ -50,6 +50,7 @@ from nvme_emu.transports.tcp.states import Role, State
 
 if TYPE_CHECKING:
     from nvme_emu.core.capsules import CapsuleChannel, Completed
+    from nvme_emu.core.ports import StreamTap
 
 __all__ = ["InitiatorOptions", "TcpChannel", "TcpFabric"]
 
@@ -94,6 +95,7 @@ class TcpChannel:
         self._lock = threading.Lock()  # guards what is sent: a receiver answers R2Ts
         self._out: list[bytes | memoryview] = []
         self._rest: memoryview | None = None
+        self._tapped = 0  # how much of _out its witness has seen
         self._buffers: dict[int, memoryview] = {}
         self._done: list[Completed] = []
         self._success = False  # of the C2HData whose data is coming
@@ -103,6 +105,7 @@ class TcpChannel:
         self._pdo = CMD_SIZE
         self._maxh2cdata = MAXH2CDATA_MIN
         self._socket = socket.create_connection(address, options.connect_timeout_s)
+        self._tap: StreamTap | None = None if fabric.tap is None else fabric.tap(self._socket.getsockname()[:2])
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._initialise(options)
@@ -113,9 +116,12 @@ class TcpChannel:
     def _initialise(self, options: InitiatorOptions) -> None:
         wanted = IC_DIGEST.pack(hdgst=int(options.header_digest), ddgst=int(options.data_digest))
         self._reader.alignment = 4 * (options.hpda + 1)
-        self._socket.sendall(IC.pack(PduType.IC_REQ, 0, IC_SIZE, 0, IC_SIZE, PFV_1_0, options.hpda, wanted, 0))
+        hello = IC.pack(PduType.IC_REQ, 0, IC_SIZE, 0, IC_SIZE, PFV_1_0, options.hpda, wanted, 0)
+        if self._tap is not None:
+            self._tap.passed(hello, to_controller=True)
+        self._socket.sendall(hello)
         while self._reader.state is State.WAIT_IC:
-            self._take(self._socket.recv_into(self._reader.space()))
+            self._take(self._receive(0))
         # Blocking calls that end after a while, without the poll() that settimeout would add to each.
         self._socket.settimeout(None)
         limit = struct.pack("@ll", 0, WAIT_NS // 1000)
@@ -180,6 +186,9 @@ class TcpChannel:
     def _flush(self) -> None:
         """As `flush`, the lock held. What a full socket does not take is copied."""
         out, rest = self._out, self._rest
+        if self._tap is not None:
+            self._tap.passed(b"".join(out[self._tapped :]), to_controller=True)
+            self._tapped = len(out)
         with contextlib.suppress(BlockingIOError):
             if rest is not None:
                 rest = rest[self._socket.send(rest, socket.MSG_DONTWAIT) :]
@@ -189,6 +198,7 @@ class TcpChannel:
                 total = sum(map(len, buffers))
                 sent = self._socket.sendmsg(buffers, (), socket.MSG_DONTWAIT)
                 del out[:BUFFERS_PER_CALL]
+                self._tapped = max(0, self._tapped - BUFFERS_PER_CALL)
                 if sent < total:
                     self._rest = memoryview(b"".join(buffers))[sent:]
 
@@ -209,13 +219,21 @@ class TcpChannel:
                     flags = 0
                 elif timeout_ns and not self._wait_shortly(timeout_ns):
                     return []
-                received = self._socket.recv_into(self._reader.space(), 0, flags)
+                received = self._receive(flags)
             except BlockingIOError:
                 return []
             self._take(received)
             done = self._done
         self._done = []
         return done
+
+    def _receive(self, flags: int) -> int:
+        """Bytes into the reader's space; how many. 0 for a connection that was closed."""
+        space = self._reader.space()
+        received = self._socket.recv_into(space, 0, flags)
+        if self._tap is not None:
+            self._tap.passed(space[:received], to_controller=False)
+        return received
 
     def _wait_shortly(self, timeout_ns: int) -> bool:
         """Whether there is something to receive within a time too short for poll(), which counts milliseconds."""
@@ -376,6 +394,8 @@ class TcpChannel:
     def _terminate(self, error: PduError) -> None:
         plen = TERM_SIZE + len(error.header)
         head = TERM.pack(PduType.H2C_TERM_REQ, 0, TERM_SIZE, 0, plen, error.fes, error.fei)
+        if self._tap is not None:
+            self._tap.passed(head + error.header, to_controller=True)
         with contextlib.suppress(OSError):
             self._socket.send(head + error.header, socket.MSG_DONTWAIT)
 
@@ -391,6 +411,8 @@ class TcpChannel:
 
     def close(self) -> None:
         """See `CapsuleChannel.close`."""
+        if self._tap is not None:
+            self._tap.closed(by_controller=False)
         self._fabric.unwatch(self)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
@@ -398,10 +420,22 @@ class TcpChannel:
 
 
 class TcpFabric:
-    """The way to subsystem `nqn` at `host` and `port`; a `core.capsules.Fabric`."""
+    """The way to subsystem `nqn` at `host` and `port`; a `core.capsules.Fabric`.
 
-    def __init__(self, host: str, port: int, nqn: str, options: InitiatorOptions | None = None) -> None:
+    `tap(host)` makes the witness of a new connection from our (address, port).
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        nqn: str,
+        options: InitiatorOptions | None = None,
+        *,
+        tap: Callable[[tuple[str, int]], StreamTap] | None = None,
+    ) -> None:
         self.nqn = nqn
+        self.tap = tap
         self.address = f"{f'[{host}]' if ':' in host else host}:{port}"
         self._where = host, port
         self._options = options or InitiatorOptions()

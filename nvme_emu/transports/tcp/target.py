@@ -19,6 +19,7 @@ from nvme_emu.transports.tcp.session import TargetOptions, TargetSession
 
 if TYPE_CHECKING:
     from nvme_emu.core.capsules import CapsuleTarget
+    from nvme_emu.core.ports import StreamTap
 
 __all__ = ["DEFAULT_PORT", "TcpServer", "TcpServerConfig", "parse_address"]
 
@@ -64,6 +65,8 @@ def parse_address(text: str) -> tuple[str, int]:
 class TcpServer:
     """Listens on one address for `target`, whatever subsystems that has; `log` gets a line an event.
 
+    `tap(host)` makes the witness of a new connection from a host's (address, port).
+
     Raises OSError when the address cannot be used. It is a task of the loop; `close` ends it.
     """
 
@@ -74,8 +77,10 @@ class TcpServer:
         config: TcpServerConfig,
         *,
         log: Callable[[str], None],
+        tap: Callable[[tuple[str, int]], StreamTap] | None = None,
     ) -> None:
         self.config = config
+        self.tap = tap
         self.clients = 0
         self.refused = 0
         self.internal_error: Exception | None = None
@@ -179,11 +184,14 @@ class Connection:
         self._peer = peer
         self._rest: memoryview | None = None  # what a full socket did not take
         self._lingering = False
+        self._tap: StreamTap | None = None
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._session = TargetSession(server.config.options)
         self._queue = server.target.open(self, client.getsockname()[:2], server.loop.clock())
         self._session.queue = self._queue
+        if server.tap is not None:
+            self._tap = server.tap(client.getpeername()[:2])
         server.wait(self, server.config.greeting_ns)
         server.loop.watch(client, EVENT_READ, self._ready)
 
@@ -209,10 +217,13 @@ class Connection:
             if events & EVENT_WRITE:
                 self._send_rest()
             if events & EVENT_READ and self._rest is None:
-                received = self._socket.recv_into(self._session.space())
+                space = self._session.space()
+                received = self._socket.recv_into(space)
                 if not received:
                     self.drop("closed by the host")
                     return
+                if self._tap is not None:
+                    self._tap.passed(memoryview(space)[:received], to_controller=True)
                 self._session.received(received)
             self.turn()
         except BlockingIOError:
@@ -259,6 +270,8 @@ class Connection:
     def _send(self) -> None:
         """Send what the session has; the rest, if the socket is full, is copied and sent later."""
         out = self._session.out
+        if self._tap is not None:
+            self._tap.passed(b"".join(out), to_controller=False)
         if self._rest is None:
             if len(out) <= BUFFERS_PER_CALL:
                 sent = self._sendmsg(out)
@@ -326,6 +339,8 @@ class Connection:
             return
         self._server.loop.unwatch(self._socket)
         fd, self._fd = self._fd, -1
+        if self._tap is not None:
+            self._tap.closed(by_controller=self._lingering)
         self._server.forget(fd, self)
         self._socket.close()
 
