@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Final
 from nvme_emu.controller.command import Command, Handler
 from nvme_emu.controller.events import async_event_request
 from nvme_emu.controller.features import get_features, set_features
+from nvme_emu.controller.firmware import firmware_commit, firmware_download
+from nvme_emu.controller.format_nvm import format_nvm
 from nvme_emu.controller.identify import identify
+from nvme_emu.controller.lba_status import get_lba_status
 from nvme_emu.controller.logs import get_log_page
+from nvme_emu.controller.namespace_admin import namespace_attachment, namespace_management
 from nvme_emu.controller.queue_admin import create_io_cq, create_io_sq, delete_io_cq, delete_io_sq
+from nvme_emu.controller.sanitize import sanitize
+from nvme_emu.controller.self_test import device_self_test
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import ABORT_CDW10, ABORT_DW0_NOT_ABORTED
 from nvme_emu.spec.opcodes import AdminOpcode
@@ -66,4 +72,12 @@ ADMIN_HANDLERS: Final[dict[int, Handler]] = {
     AdminOpcode.SET_FEATURES: set_features,
     AdminOpcode.GET_FEATURES: get_features,
     AdminOpcode.ASYNC_EVENT_REQUEST: async_event_request,
+    AdminOpcode.NAMESPACE_MANAGEMENT: namespace_management,
+    AdminOpcode.FIRMWARE_COMMIT: firmware_commit,
+    AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD: firmware_download,
+    AdminOpcode.DEVICE_SELF_TEST: device_self_test,
+    AdminOpcode.NAMESPACE_ATTACHMENT: namespace_attachment,
+    AdminOpcode.FORMAT_NVM: format_nvm,
+    AdminOpcode.SANITIZE: sanitize,
+    AdminOpcode.GET_LBA_STATUS: get_lba_status,
 }

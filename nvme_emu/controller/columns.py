@@ -106,6 +106,8 @@ def _find_run(ctrl: Controller, sq: SubmissionQueue, count: int) -> _Run | None:
     namespace = ctrl.namespaces.get(nsid)
     if not (is_read or opcode == NvmOpcode.WRITE) or flags or cdw12 > RW_NLB_MASK or namespace is None:
         return None
+    if not namespace.plain:
+        return None
     blocks = cdw12 + 1
     nbytes = blocks << namespace.lba_shift
     if blocks & cdw12 or nbytes > min(2 * ctrl.page_size, ctrl.transfer_bytes_max) or blocks > namespace.nsze:

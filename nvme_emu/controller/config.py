@@ -13,6 +13,16 @@ MAX_NAMESPACES = 1024
 
 _MS = 1_000_000
 
+# How long operations may take at most, in seconds: a short self-test takes two minutes or less (Base 2.1, 8.1.7.1),
+# EDSTT counts minutes in 16 bits and MTFA 100 ms.
+_OPERATION_LIMITS_S = {
+    "format_ns": 86_400,
+    "sanitize_ns": 86_400,
+    "self_test_short_ns": 120,
+    "self_test_extended_ns": 0xFFFF * 60,
+    "firmware_activation_ns": 6553,
+}
+
 
 def _check(name: str, value: int, low: int, high: int, why: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -76,6 +86,11 @@ class ControllerConfig:
     reset_ns: int = 0
     shutdown_ns: int = 0
     rtd3e_us: int = 1_000_000
+    format_ns: int = 0
+    sanitize_ns: int = 2_000_000_000
+    self_test_short_ns: int = 2_000_000_000
+    self_test_extended_ns: int = 60_000_000_000
+    firmware_activation_ns: int = 100_000_000
     message_based: bool = False
     kas: int = 0
     step_commands_max: int = 4096
@@ -111,6 +126,8 @@ class ControllerConfig:
         for name in ("ready_ns", "reset_ns"):
             _check(name, getattr(self, name), 0, self.ready_timeout_ms * _MS, "at most ready_timeout_ms")
         _check("shutdown_ns", self.shutdown_ns, 0, self.rtd3e_us * 1000, "not longer than rtd3e_us")
+        for name, limit_s in _OPERATION_LIMITS_S.items():
+            _check(name, getattr(self, name), 0, limit_s * 1000 * _MS, "the field that reports it, or patience")
         _check("kas", self.kas, 0, 0xFFFF, "Keep Alive Support in 100 ms units")
         _check("rtd3e_us", self.rtd3e_us, 0, 0xFFFF_FFFF, "RTD3 Entry Latency")
         _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")

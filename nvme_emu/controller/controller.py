@@ -39,6 +39,9 @@ from nvme_emu.controller.pcie.interrupts import Interrupts
 from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
 from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
 from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
+from nvme_emu.controller.self_test import SelfTest
+from nvme_emu.controller.subsystem import NvmSubsystem
+from nvme_emu.controller.telemetry import Telemetry
 from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.segments import map_prps
@@ -87,22 +90,25 @@ class Controller(DeviceState):
         config: ControllerConfig,
         *,
         memory: HostMemory,
-        namespaces: Sequence[Namespace],
+        namespaces: Sequence[Namespace] = (),
+        subsystem: NvmSubsystem | None = None,
         latency: LatencyModel | None = None,
         trace: TraceHub | None = None,
         rng: Any = None,
         strict: bool = False,
         counters: Counters | None = None,
     ) -> None:
-        """Raises ValueError for namespaces that share an identifier or have one above `namespaces_max`."""
+        """The controller of `subsystem`, or of one of its own that is made of `namespaces`.
+
+        Raises ValueError for namespaces that share an identifier or have one above `namespaces_max`.
+        """
         super().__init__()
         self.config = config
         self.memory = memory
-        self.namespaces = {namespace.nsid: namespace for namespace in namespaces}
-        if len(self.namespaces) != len(namespaces):
-            raise ValueError(f"namespaces share an identifier: {sorted(ns.nsid for ns in namespaces)}")
-        if any(nsid > config.namespaces_max for nsid in self.namespaces):
-            raise ValueError(f"nsid {max(self.namespaces)} is above namespaces_max={config.namespaces_max}")
+        self.namespaces = {}
+        self.subsystem = NvmSubsystem(config, namespaces) if subsystem is None else subsystem
+        self.timers = self.subsystem.timers
+        """The subsystem's heap of timers, for the test whether one is due."""
         # An instant device needs no model: the hot path then has one test less.
         self.latency = None if latency is None or latency.instant else latency
         self.trace = trace if trace is not None else TraceHub()
@@ -125,10 +131,12 @@ class Controller(DeviceState):
         self.arbiter = RoundRobin()
         self.line = self.arbiter.line
         self.rings = Rings(memory, self.registers, config.vectors, self._queue_deleted)
-        self.features = Features(config)
+        self.features = Features(config, None if config.message_based else self.subsystem.saved_features)
         self.error_log = ErrorLog(config)
         self.events = AsyncEvents(self)
         self.logs = Logs(self)
+        self.self_test = SelfTest(self)
+        self.telemetry = Telemetry(self)
 
         self.running = False
         """Whether commands are fetched."""
@@ -144,6 +152,7 @@ class Controller(DeviceState):
         self._state_delay_ns: int | None = None
         self._state_deadline_ns: int | None = None
         self.apply_features()
+        self.subsystem.join(self)
 
     @property
     def state(self) -> State:
@@ -195,7 +204,7 @@ class Controller(DeviceState):
             if emit is not None:
                 emit(Doorbell(self.now_ns, qid, False, tail))
             sq = self.rings.sqs.get(qid)
-            if sq is None or not self.running:
+            if sq is None or not (self.running or self.registers.paused):
                 self._bad_doorbell(qid, tail, "submission", sq is None)
             elif sq.move_tail(tail):
                 if not sq.in_line:
@@ -230,6 +239,8 @@ class Controller(DeviceState):
             self.now_ns = now_ns
             if self._state_delay_ns is not None or self._state_deadline_ns is not None:
                 self._state_timer()
+            if self.timers and self.timers[0][0] <= now_ns:
+                self.subsystem.run_timers(now_ns)
             if self.inflight.is_due(now_ns):
                 self.end_due()
             if self.arbiter.line and self.running:
@@ -245,6 +256,8 @@ class Controller(DeviceState):
         if (self.arbiter.line and self.running) or self._state_delay_ns is not None:
             return self.now_ns
         deadline = self._state_deadline_ns
+        if self.timers and (deadline is None or self.timers[0][0] < deadline):
+            deadline = self.timers[0][0]
         if self.posting:
             due_ns = self.inflight.next_ns()
             if due_ns is not None and (deadline is None or due_ns < deadline):
@@ -340,6 +353,17 @@ class Controller(DeviceState):
     def fail(self, why: str) -> None:
         """Something from which only a reset helps: CSTS.CFS (Base 2.1, 9.5)."""
         self._input(Input.FATAL, why)
+
+    def pause(self, pause_ns: int) -> None:
+        """Fetch nothing for a while, as new firmware starts: CSTS.PP (Base 2.1, 3.1.4.6)."""
+        if pause_ns and self.running:
+            self.running, self.registers.paused = False, True
+            self.subsystem.at(self.now_ns + pause_ns, self._resume)
+
+    def _resume(self, now_ns: int) -> None:
+        if self.registers.paused:
+            self.registers.paused = False
+            self.running = self.state is State.READY
 
     # -- completions ----------------------------------------------------------------------------------------
 
@@ -467,6 +491,7 @@ class Controller(DeviceState):
             return
         self.registers.state, action = found
         self.posting = self.state in _POSTING
+        self.registers.paused = False
         self._note(f"{self.state.value} ({why or what.value})")
         self._state_delay_ns = self._state_deadline_ns = None
         if action is Action.START:
@@ -521,6 +546,7 @@ class Controller(DeviceState):
         self.events.reset()
         self.error_log.reset()
         self.logs.reset()
+        self.subsystem.controller_reset(self, what is Input.SUBSYSTEM_RESET)
         self.apply_features()
         if what is Input.SUBSYSTEM_RESET:
             self.registers.reset_subsystem()
@@ -545,6 +571,7 @@ class Controller(DeviceState):
     def broken(self, error: Exception) -> None:
         """An exception that is nobody's fault but ours: the controller stops, the host sees CSTS.CFS."""
         self.internal_error = error
+        self.telemetry.failed(f"{type(error).__name__}: {error}")
         self.fail(f"internal error: {type(error).__name__}: {error}")
         if self.strict:
             raise error

@@ -96,7 +96,7 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
         ctrl.broken(error)
     irqs = ctrl.interrupts.take() if ctrl.interrupts.raised else ()
     inflight = ctrl.inflight
-    return irqs, ctrl.next_deadline() if inflight.due or inflight.light or arbiter.line else None
+    return irqs, ctrl.next_deadline() if inflight.due or inflight.light or arbiter.line or ctrl.timers else None
 
 
 def go_on(ctrl: Controller, sq: SubmissionQueue, done: int) -> tuple[tuple[int, ...], int | None]:
@@ -134,7 +134,7 @@ def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tup
 
 def due(ctrl: Controller, now_ns: int) -> tuple[tuple[int, ...], int | None]:
     """``step``, ``take_irqs`` and ``next_deadline`` in one, for a timer at the deadline."""
-    if ctrl.compiled:
+    if ctrl.compiled and not ctrl.timers:
         try:
             answer = ctrl.due_compiled(now_ns)
         except Exception as error:
@@ -142,7 +142,7 @@ def due(ctrl: Controller, now_ns: int) -> tuple[tuple[int, ...], int | None]:
             return ctrl.take_irqs(), ctrl.next_deadline()
         if answer is not None:
             return answer
-    if ctrl.faults is not None or ctrl.arbiter.line or not ctrl.running:
+    if ctrl.faults is not None or ctrl.arbiter.line or not ctrl.running or ctrl.timers:
         ctrl.step(now_ns)
         return ctrl.take_irqs(), ctrl.next_deadline()
     ctrl.now_ns = now_ns
@@ -244,7 +244,7 @@ def run_plain(ctrl: Controller, sq: SubmissionQueue, count: int) -> int:
         if not (is_read or opcode == _WRITE) or flags or cdw12 > RW_NLB_MASK:
             break
         namespace = namespaces.get(nsid)
-        if namespace is None or slba + cdw12 >= namespace.nsze or prp1 & 3:
+        if namespace is None or not namespace.plain or slba + cdw12 >= namespace.nsze or prp1 & 3:
             break
         shift = namespace.lba_shift
         nbytes = (cdw12 + 1) << shift

@@ -23,6 +23,7 @@ from nvme_emu.controller.fabrics_connect import FabricsQueue
 from nvme_emu.controller.fabrics_discovery import discovery_handlers, discovery_identity
 from nvme_emu.controller.feature_kinds import NS_PER_MS
 from nvme_emu.controller.identify import default_subnqn
+from nvme_emu.controller.subsystem import NvmSubsystem
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo
@@ -100,6 +101,9 @@ class Subsystem:
     def __post_init__(self) -> None:
         self.nqn = check_nqn(self.nqn or self.config.subnqn or default_subnqn(self.config))
         for host in self.hosts or ():
+        for namespace in self.namespaces:
+            namespace.shared = True  # every host has a controller of its own, and they all have the same namespaces
+        self.nvm = NvmSubsystem(self.config, self.namespaces)
             check_nqn(host)
 
     def admits(self, hostnqn: str) -> bool:
@@ -147,7 +151,7 @@ class Association:
         ctrl = Controller(
             config,
             memory=self.memory,
-            namespaces=subsystem.namespaces,
+            subsystem=subsystem.nvm,
             latency=subsystem.latency,
             trace=subsystem.trace,
             rng=subsystem.rng,
@@ -361,6 +365,7 @@ class FabricsTarget:
         """See `CapsuleTarget.open`."""
         self.now_ns = now_ns
         return FabricsQueue(self, sink, address)
+        association.subsystem.nvm.leave(association.controller)
 
     def work(self, now_ns: int) -> None:
         """See `CapsuleTarget.work`."""

@@ -117,7 +117,8 @@ class FabricsQueue:
             return None
         if not rings.qid:
             rings.synchronise()
-            if not rings.association.controller.running:
+            ctrl = rings.association.controller
+            if not (ctrl.running or ctrl.registers.paused):
                 rings.count()
                 rings.refuse(int.from_bytes(sqe[2:4], "little"), Status.CMD_SEQ_ERROR)
                 return None

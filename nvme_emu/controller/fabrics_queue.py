@@ -209,7 +209,7 @@ class RingQueue:
             if opcode != _READ or flags != PSDT_SGL or kind != SGL_TRANSPORT or cid in commands:
                 break
             namespace = namespaces.get(nsid)
-            if namespace is None:
+            if namespace is None or not namespace.plain:
                 break
             nbytes = (cdw12 & RW_NLB_MASK) + 1 << namespace.lba_shift
             if nbytes > length or nbytes > slot_bytes:

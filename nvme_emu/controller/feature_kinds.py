@@ -44,6 +44,7 @@ __all__ = [
     "TEMPERATURE_WARNING_K",
     "THRESHOLD_OVER",
     "THRESHOLD_UNDER",
+    "TIMESTAMP_MODULUS",
     "DataFeature",
     "Feature",
 ]
@@ -53,7 +54,7 @@ TEMPERATURE_WARNING_K: Final = 343
 TEMPERATURE_CRITICAL_K: Final = 353
 """CCTEMP: 80 degrees Celsius."""
 
-NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan", "fan")
+NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan", "fan", "tln", "ansan")
 """The notices that this controller sends: bits of feature 0Bh, which are those of OAES."""
 
 THRESHOLD_OVER: Final = 0
@@ -61,7 +62,7 @@ THRESHOLD_UNDER: Final = 1
 
 NS_PER_MS: Final = 1_000_000
 KAS_UNIT_MS: Final = 100
-_TIMESTAMP_MODULUS: Final = 1 << 48
+TIMESTAMP_MODULUS: Final = 1 << 48
 _TEMPERATURE_COMPOSITE: Final = 0x0
 _TEMPERATURE_ALL: Final = 0xF
 _QUEUES_INVALID_Z: Final = 0xFFFF
@@ -280,12 +281,13 @@ class _Timestamp(DataFeature):
 
     def accept_data(self, ctrl: Controller, data: bytes) -> int:
         timestamp: int = TIMESTAMP.parse(data).timestamp
+        previous_ms = ctrl.features.timestamp_ms(ctrl.now_ns)
+        ctrl.subsystem.persistent_events.timestamp_changed(ctrl, previous_ms)
         return timestamp - _now_ms(ctrl)
 
     def data(self, ctrl: Controller, value: int | None) -> bytes:
-        since_reset = ctrl.features.since_reset_ms(ctrl.now_ns)
         return TIMESTAMP.build(
-            timestamp=(since_reset if value is None else value + _now_ms(ctrl)) % _TIMESTAMP_MODULUS,
+            timestamp=ctrl.features.timestamp_ms(ctrl.now_ns),
             attributes=TIMESTAMP_ATTRIBUTES.pack(torg=int(value is not None)),
         )
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Final
 
-from nvme_emu.controller.feature_kinds import FEATURES, NS_PER_MS, DataFeature, Feature
+from nvme_emu.controller.feature_kinds import FEATURES, NS_PER_MS, TIMESTAMP_MODULUS, DataFeature, Feature
 from nvme_emu.controller.locations import NSID, location
 from nvme_emu.controller.nvm import fail_medium
 from nvme_emu.core.errors import CommandError
@@ -67,6 +67,8 @@ _WARNINGS_OF_SMART_INFO: Final[dict[int, int]] = {
 _CONFIG_OF_NOTICE: Final[dict[int, int]] = {
     AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("nan"),
     AsyncNoticeInfo.FIRMWARE_ACTIVATION_STARTING: ASYNC_EVENT_CONFIG.mask("fan"),
+    AsyncNoticeInfo.TELEMETRY_LOG_CHANGED: ASYNC_EVENT_CONFIG.mask("tln"),
+    AsyncNoticeInfo.ALLOCATED_NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("ansan"),
     AsyncNoticeInfo.DISCOVERY_LOG_CHANGE: ASYNC_EVENT_CONFIG.mask("dlpcn"),
 }
 
@@ -123,6 +125,17 @@ class Features:
         self._current[key] = value
         if save and self._saved is not None:
             self._saved[key] = value
+
+    def forget_namespace(self, nsid: int) -> None:
+        """A namespace is deleted: its values go with it."""
+        for key in [key for key in self._current if key[1] == nsid]:
+            del self._current[key]
+
+    def timestamp_ms(self, now_ns: int) -> int:
+        """What the Timestamp feature says: milliseconds since 1970 if the host has set it, else since the reset."""
+        set_to = self.host_value(Fid.TIMESTAMP)
+        ms = self.since_reset_ms(now_ns) if set_to is None else set_to + now_ns // NS_PER_MS
+        return ms % TIMESTAMP_MODULUS
 
     def since_reset_ms(self, now_ns: int) -> int:
         """Milliseconds since the last reset; before the first one, since somebody first asked.

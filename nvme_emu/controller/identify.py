@@ -9,14 +9,19 @@
     06h  Identify Controller of a command set        -
     07h  active namespaces of a command set          lower bound   Invalid NS
     08h  command set independent Identify Namespace  namespace     Invalid NS   zeros       Invalid NS
+    09h  Identify Namespace of a format index        -
+    0Ah  the same of a command set                   -
     10h  allocated namespaces above NSID             lower bound   Invalid NS
     11h  Identify Namespace, allocated               namespace     Invalid NS   zeros       Invalid NS
     12h  controllers attached to a namespace         namespace     Invalid Fld  Invalid Fld Invalid NS
     13h  controllers of the subsystem                -
+    1Ah  allocated namespaces of a command set       lower bound   Invalid NS
+    1Bh  05h for an allocated namespace              namespace     Invalid NS   zeros       Invalid NS
     1Ch  I/O command set combinations                -
+    1Fh  08h for an allocated namespace              namespace     Invalid NS   zeros       Invalid NS
 
-Namespace Management is not offered, so that every allocated namespace is attached and FFFFFFFFh names no
-capabilities common to all namespaces. Identify Controller is made from the command tables and the
+00h and 05h with FFFFFFFFh tell the capabilities that all namespaces have (Namespace Management is offered). Without
+it they end with Invalid Namespace or Format. Identify Controller is made from the command tables and the
 configuration: it cannot promise a command that nobody handles. Fields that a CNS does not use are ignored.
 """
 
@@ -24,15 +29,19 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from nvme_emu.controller.feature_kinds import (
     TEMPERATURE_CRITICAL_K,
     TEMPERATURE_WARNING_K,
 )
+from nvme_emu.controller.firmware import SLOTS
+from nvme_emu.controller.format_nvm import FORMAT_ATTRIBUTES
 from nvme_emu.controller.locations import NSID, location
+from nvme_emu.controller.namespace import LBA_FORMATS, WriteProtection
 from nvme_emu.controller.nvm import NVM_HANDLERS
+from nvme_emu.controller.persistent_events import PELS, sanicap
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import IDENTIFY_CDW10, IDENTIFY_CDW11
 from nvme_emu.spec.identify import (
@@ -40,6 +49,8 @@ from nvme_emu.spec.identify import (
     CQES,
     CSI_NVM,
     DLFEAT,
+    FLBAS,
+    FPI,
     FRMW,
     IDENTIFY_CONTROLLER,
     IDENTIFY_INDEPENDENT_NAMESPACE,
@@ -50,8 +61,11 @@ from nvme_emu.spec.identify import (
     IOCSV,
     LPA,
     NMIC,
+    NSATTR,
     NSFEAT,
     NSTAT,
+    OACS,
+    OAES,
     ONCS,
     SQES,
     VWC,
@@ -61,7 +75,7 @@ from nvme_emu.spec.identify import (
     build_ns_descriptors,
     namespace_list,
 )
-from nvme_emu.spec.opcodes import NvmOpcode
+from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
 from nvme_emu.spec.queues import CQES_LOG2, NSID_BROADCAST, SQES_LOG2
 from nvme_emu.spec.registers import VS
 from nvme_emu.spec.status import Status
@@ -78,11 +92,13 @@ _CNTRLTYPE_IO: Final = 1
 _FLUSH_BROADCAST_SUPPORTED: Final = 3
 _DEALLOCATED_READS_ZERO: Final = 1
 _CNTID_SELF: Final = 0xFFFF
+_CONTROLLERS_LISTED_MAX: Final = 2047
 _POWER_MAX_CENTIWATTS: Final = 825
 _NVM_COMMAND_SET_VERSION: Final = VS.pack(mjr=1, mnr=1)
 
 _CNS = location(10, IDENTIFY_CDW10, "cns")
 _CNTID = location(10, IDENTIFY_CDW10, "cntid")
+_CNSSID = location(11, IDENTIFY_CDW11, "cnssid")
 _CSI = location(11, IDENTIFY_CDW11, "csi")
 
 _ONCS_OF_OPCODE: Final = {
@@ -94,6 +110,20 @@ _ONCS_OF_OPCODE: Final = {
     NvmOpcode.VERIFY: "nvmvfys",
     NvmOpcode.COPY: "nvmcpys",
 }
+
+_OACS_OF_OPCODE: Final[dict[int, str]] = {
+    AdminOpcode.SECURITY_SEND: "ssrs",
+    AdminOpcode.FORMAT_NVM: "fnvms",
+    AdminOpcode.FIRMWARE_COMMIT: "fwds",
+    AdminOpcode.NAMESPACE_MANAGEMENT: "nms",
+    AdminOpcode.DEVICE_SELF_TEST: "dsts",
+    AdminOpcode.DIRECTIVE_SEND: "dirs",
+    AdminOpcode.DOORBELL_BUFFER_CONFIG: "dbcs",
+    AdminOpcode.GET_LBA_STATUS: "glss",
+}
+_FIRMWARE_ANY_GRANULARITY: Final = 0xFF
+_NS_PER_100_MS: Final = 100_000_000
+_NS_PER_MINUTE: Final = 60_000_000_000
 
 
 def default_subnqn(config: ControllerConfig) -> str:
@@ -112,6 +142,17 @@ def _namespace(ctrl: Controller, cmd: Command) -> Namespace | None:
     return ctrl.namespaces.get(cmd.nsid)
 
 
+def _allocated(ctrl: Controller, cmd: Command) -> Namespace | None:
+    """As `_namespace`, of the subsystem's namespaces."""
+    if not 1 <= cmd.nsid <= ctrl.config.namespaces_max:
+        raise CommandError(Status.INVALID_NS, location=NSID)
+    return ctrl.subsystem.namespaces.get(cmd.nsid)
+
+
+def _manages(ctrl: Controller) -> bool:
+    return AdminOpcode.NAMESPACE_MANAGEMENT in ctrl.admin_handlers
+
+
 def _lower_bound(cmd: Command) -> int:
     """NSID of a list: the identifiers above it are wanted. FFFFFFFEh and FFFFFFFFh leave none."""
     if cmd.nsid >= NSID_BROADCAST - 1:
@@ -127,13 +168,38 @@ def _check_csi(cmd: Command) -> None:
 # The structures ----------------------------------------------------------------------------------------
 
 
-def _sharing(ctrl: Controller) -> int:
-    """Behind a fabric every host has a controller of its own, and they all have the same namespaces."""
-    return NMIC.pack(shrns=int(ctrl.config.message_based))
+def _sharing(namespace: Namespace) -> int:
+    return NMIC.pack(shrns=int(namespace.shared))
+
+
+def _format_progress(ctrl: Controller, namespace: Namespace) -> int:
+    return FPI.pack(fpis=1, fpil=namespace.progress(ctrl.now_ns) or 0)
+
+
+def _protected(namespace: Namespace) -> int:
+    return NSATTR.pack(cwp=int(namespace.protection is not WriteProtection.NONE))
+
+
+def _capabilities() -> dict[str, Any]:
+    """What every namespace of this controller can do, whatever its format."""
+    return {
+        "nlbaf_z": len(LBA_FORMATS) - 1,
+        "dlfeat": DLFEAT.pack(drb=_DEALLOCATED_READS_ZERO, wzds=1),
+        "lbaf": [{"lbads": one.lbads, "ms": one.ms, "rp": one.rp} for one in LBA_FORMATS],
+    }
 
 
 def _identify_namespace(ctrl: Controller, cmd: Command) -> bytes:
-    namespace = _namespace(ctrl, cmd)
+    if cmd.nsid == NSID_BROADCAST and _manages(ctrl):
+        return IDENTIFY_NAMESPACE.build(**_capabilities())
+    return _namespace_data(ctrl, _namespace(ctrl, cmd))
+
+
+def _identify_allocated(ctrl: Controller, cmd: Command) -> bytes:
+    return _namespace_data(ctrl, _allocated(ctrl, cmd))
+
+
+def _namespace_data(ctrl: Controller, namespace: Namespace | None) -> bytes:
     if namespace is None:
         return IDENTIFY_NAMESPACE.build()
     used = namespace.nsze
@@ -144,13 +210,34 @@ def _identify_namespace(ctrl: Controller, cmd: Command) -> bytes:
         ncap=namespace.nsze,
         nuse=used,
         nsfeat=NSFEAT.pack(thinp=int(namespace.sparse)),
-        nmic=_sharing(ctrl),
-        dlfeat=DLFEAT.pack(drb=_DEALLOCATED_READS_ZERO, wzds=1),
-        nvmcap=namespace.nbytes,
+        flbas=FLBAS.pack(fidxl=namespace.format_index & 0xF, fidxu=namespace.format_index >> 4),
+        nmic=_sharing(namespace),
+        fpi=_format_progress(ctrl, namespace),
+        nvmcap=namespace.media.nbytes,
+        nsattr=_protected(namespace),
         nguid=namespace.nguid,
         eui64=namespace.eui64,
-        lbaf=[{"lbads": namespace.lba_shift}],
+        **_capabilities(),
     )
+
+
+def _format_index(cmd: Command) -> int:
+    """The user data format that CNS 09h and 0Ah ask about."""
+    index: int = IDENTIFY_CDW11["cnssid"].extract(cmd.cdw11)
+    if index >= len(LBA_FORMATS):
+        raise CommandError(Status.INVALID_FIELD, location=_CNSSID)
+    return index
+
+
+def _namespace_format(ctrl: Controller, cmd: Command) -> bytes:
+    _format_index(cmd)
+    return IDENTIFY_NAMESPACE.build(**_capabilities())
+
+
+def _iocs_namespace_format(ctrl: Controller, cmd: Command) -> bytes:
+    _check_csi(cmd)
+    _format_index(cmd)
+    return IDENTIFY_NVM_NAMESPACE.build()
 
 
 def _power_states(config: ControllerConfig) -> list[dict[str, int]]:
@@ -167,7 +254,7 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "ssvid": config.ssvid,
         "sn": config.sn,
         "mn": config.mn,
-        "fr": config.fr,
+        "fr": ctrl.subsystem.firmware.revision,
         "rab": config.rab,
         "ieee": config.ieee_oui,
         "mdts": config.mdts,
@@ -175,18 +262,26 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "ver": ctrl.registers.vs,
         "rtd3r": max(1, -(-config.ready_ns // 1000)),
         "rtd3e": config.rtd3e_us,
-        "oaes": ctrl.notices_offered,
+        "oaes": ctrl.notices_offered & ~OAES.reserved_mask,
         "cntrltype": _CNTRLTYPE_IO,
         "acl_z": config.acl_z,
         "aerl_z": config.aerl_z,
-        "frmw": FRMW.pack(ffsro=1, nofs=1),
-        "lpa": LPA.pack(cses=1, lpeds=1, mlps=1),
+        "oacs": OACS.pack(**{name: int(op in ctrl.admin_handlers) for op, name in _OACS_OF_OPCODE.items()}),
+        "frmw": FRMW.pack(ffsro=1, nofs=SLOTS, fawr=1),
+        "fwug": _FIRMWARE_ANY_GRANULARITY,
+        "mtfa": -(-config.firmware_activation_ns // _NS_PER_100_MS),
+        "fna": FORMAT_ATTRIBUTES,
+        "edstt": max(1, -(-config.self_test_extended_ns // _NS_PER_MINUTE)),
+        "sanicap": sanicap(),
+        "lpa": LPA.pack(cses=1, lpeds=1, ts=1, pes=1, mlps=1),
+        "pels": PELS,
         "elpe_z": config.elpe_z,
         "npss_z": config.npss_z,
         "kas": config.kas,
         "wctemp": TEMPERATURE_WARNING_K,
         "cctemp": TEMPERATURE_CRITICAL_K,
-        "tnvmcap": sum(namespace.nbytes for namespace in ctrl.namespaces.values()),
+        "tnvmcap": ctrl.subsystem.capacity.total,
+        "unvmcap": ctrl.subsystem.capacity.unallocated,
         "sqes": SQES.pack(required=SQES_LOG2, maximum=SQES_LOG2),
         "cqes": CQES.pack(required=CQES_LOG2, maximum=CQES_LOG2),
         "nn": config.namespaces_max,
@@ -202,6 +297,15 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
 
 def _active_list(ctrl: Controller, cmd: Command) -> bytes:
     return namespace_list(ctrl.namespaces, after=_lower_bound(cmd))
+
+
+def _allocated_list(ctrl: Controller, cmd: Command) -> bytes:
+    return namespace_list(ctrl.subsystem.namespaces, after=_lower_bound(cmd))
+
+
+def _iocs_allocated_list(ctrl: Controller, cmd: Command) -> bytes:
+    _check_csi(cmd)
+    return _allocated_list(ctrl, cmd)
 
 
 def _descriptors(ctrl: Controller, cmd: Command) -> bytes:
@@ -221,7 +325,14 @@ def _descriptors(ctrl: Controller, cmd: Command) -> bytes:
 def _iocs_namespace(ctrl: Controller, cmd: Command) -> bytes:
     """For the NVM command set: no metadata, no protection information, so that all of it is zero."""
     _check_csi(cmd)
-    _namespace(ctrl, cmd)
+    if cmd.nsid != NSID_BROADCAST or not _manages(ctrl):
+        _namespace(ctrl, cmd)
+    return IDENTIFY_NVM_NAMESPACE.build()
+
+
+def _iocs_allocated_namespace(ctrl: Controller, cmd: Command) -> bytes:
+    _check_csi(cmd)
+    _allocated(ctrl, cmd)
     return IDENTIFY_NVM_NAMESPACE.build()
 
 
@@ -243,22 +354,40 @@ def _iocs_active_list(ctrl: Controller, cmd: Command) -> bytes:
 
 
 def _independent_namespace(ctrl: Controller, cmd: Command) -> bytes:
-    if _namespace(ctrl, cmd) is None:
+    return _independent_data(ctrl, _namespace(ctrl, cmd))
+
+
+def _independent_allocated(ctrl: Controller, cmd: Command) -> bytes:
+    return _independent_data(ctrl, _allocated(ctrl, cmd))
+
+
+def _independent_data(ctrl: Controller, namespace: Namespace | None) -> bytes:
+    if namespace is None:
         return IDENTIFY_INDEPENDENT_NAMESPACE.build()
-    return IDENTIFY_INDEPENDENT_NAMESPACE.build(nmic=_sharing(ctrl), nstat=NSTAT.pack(nrdy=1))
+    return IDENTIFY_INDEPENDENT_NAMESPACE.build(
+        nmic=_sharing(namespace),
+        fpi=_format_progress(ctrl, namespace),
+        nsattr=_protected(namespace),
+        nstat=NSTAT.pack(nrdy=1),
+    )
 
 
-def _controllers(ctrl: Controller, cmd: Command) -> bytes:
-    """The subsystem's controllers, which is this one, from CNTID on."""
-    cntlid = ctrl.config.cntlid
-    wanted = [cntlid] if cntlid >= IDENTIFY_CDW10["cntid"].extract(cmd.cdw10) else []
+def _controller_list(cntlids: Iterable[int], cmd: Command) -> bytes:
+    """Those from CNTID on, ascending."""
+    first = IDENTIFY_CDW10["cntid"].extract(cmd.cdw10)
+    wanted = sorted(cntlid for cntlid in cntlids if cntlid >= first)[:_CONTROLLERS_LISTED_MAX]
     return CONTROLLER_LIST.build(numid=len(wanted), cntid=wanted)
 
 
+def _controllers(ctrl: Controller, cmd: Command) -> bytes:
+    """The subsystem's controllers."""
+    return _controller_list(ctrl.subsystem.controllers, cmd)
+
+
 def _namespace_controllers(ctrl: Controller, cmd: Command) -> bytes:
-    if cmd.nsid == NSID_BROADCAST or _namespace(ctrl, cmd) is None:
+    if cmd.nsid == NSID_BROADCAST or _allocated(ctrl, cmd) is None:
         raise CommandError(Status.INVALID_FIELD, location=NSID)
-    return _controllers(ctrl, cmd)
+    return _controller_list(ctrl.subsystem.attached_to(cmd.nsid), cmd)
 
 
 def _io_command_sets(ctrl: Controller, cmd: Command) -> bytes:
@@ -276,11 +405,16 @@ IDENTIFIES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Cns.IOCS_CONTROLLER: _iocs_controller,
     Cns.IOCS_ACTIVE_NAMESPACE_LIST: _iocs_active_list,
     Cns.INDEPENDENT_NAMESPACE: _independent_namespace,
-    Cns.ALLOCATED_NAMESPACE_LIST: _active_list,
-    Cns.ALLOCATED_NAMESPACE: _identify_namespace,
+    Cns.NAMESPACE_FORMAT: _namespace_format,
+    Cns.IOCS_NAMESPACE_FORMAT: _iocs_namespace_format,
+    Cns.ALLOCATED_NAMESPACE_LIST: _allocated_list,
+    Cns.ALLOCATED_NAMESPACE: _identify_allocated,
     Cns.NAMESPACE_CONTROLLER_LIST: _namespace_controllers,
     Cns.CONTROLLER_LIST: _controllers,
+    Cns.IOCS_ALLOCATED_NAMESPACE_LIST: _iocs_allocated_list,
+    Cns.IOCS_ALLOCATED_NAMESPACE: _iocs_allocated_namespace,
     Cns.IO_COMMAND_SET: _io_command_sets,
+    Cns.INDEPENDENT_ALLOCATED_NAMESPACE: _independent_allocated,
 }
 """What this controller answers, by CNS; each entry gives the 4096 bytes or raises CommandError."""
 

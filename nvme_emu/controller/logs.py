@@ -7,7 +7,13 @@
     03h  Firmware Slot Information                 512
     04h  Changed Attached Namespace List          4096  namespace notices, and the list
     05h  Commands Supported and Effects           4096
+    06h  Device Self-test                          564
+    07h  Telemetry Host-Initiated                variable
+    08h  Telemetry Controller-Initiated          variable  telemetry notices
+    0Dh  Persistent Event                        variable
     12h  Feature Identifiers Supported and Effects 1024
+    1Ch  Changed Allocated Namespace List         4096    namespace notices, and the list
+    81h  Sanitize Status                           512    sanitize events
 
 All are of the controller or the subsystem, so that NSID is 0 or FFFFFFFFh. A request that ends behind the
 end of a page gets zeros there; an offset behind it is an Invalid Field in Command. Offsets are bytes: no page
@@ -41,14 +47,13 @@ from nvme_emu.spec.logs import (
     COMMANDS_SUPPORTED_AND_EFFECTS,
     FEATURE_EFFECTS,
     FEATURES_SUPPORTED_AND_EFFECTS,
-    FIRMWARE_ACTIVE,
-    FIRMWARE_SLOT_INFORMATION,
-    FIRMWARE_SLOTS,
     LID_SUPPORTED,
     SCOPE_CONTROLLER,
     SCOPE_NAMESPACE,
+    SCOPE_SUBSYSTEM,
     SMART_HEALTH,
     SUPPORTED_LOG_PAGES,
+    TELEMETRY_BLOCK,
     Lid,
 )
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
@@ -63,7 +68,8 @@ __all__ = ["LOG_PAGES", "ErrorLog", "Logs", "get_log_page"]
 
 _TRANSFER_MAX: Final = 1 << 24
 """Bytes of one Get Log Page where MDTS sets no limit: our own bound on what one command may cost."""
-_FIRMWARE_SLOT: Final = 1
+_LSP_CREATE: Final = 1
+"""Log page 07h, LSP bit 0: create the data anew."""
 
 _LID = location(10, GET_LOG_CDW10, "lid")
 _NUMDL = location(10, GET_LOG_CDW10, "numdl")
@@ -81,6 +87,15 @@ _CHANGES_BLOCKS: Final = frozenset(
         NvmOpcode.COPY,
     }
 )
+# What admin commands do beside answering: bits of COMMAND_EFFECTS, and their scope where it is not the controller.
+_ADMIN_EFFECTS: Final[dict[int, dict[str, int]]] = {
+    AdminOpcode.FORMAT_NVM: {"lbcc": 1, "ncc": 1, "cse": 1, "csp": SCOPE_NAMESPACE},
+    AdminOpcode.SANITIZE: {"lbcc": 1, "cse": 2, "csp": SCOPE_SUBSYSTEM},
+    AdminOpcode.NAMESPACE_MANAGEMENT: {"nic": 1, "csp": SCOPE_SUBSYSTEM},
+    AdminOpcode.NAMESPACE_ATTACHMENT: {"nic": 1, "csp": SCOPE_SUBSYSTEM},
+    AdminOpcode.FIRMWARE_COMMIT: {"ccc": 1, "csp": SCOPE_SUBSYSTEM},
+    AdminOpcode.GET_LBA_STATUS: {"csp": SCOPE_NAMESPACE},
+}
 # Commands whose scope depends on what they are asked for: none is reported.
 _SCOPE_DEPENDS: Final = frozenset(
     {AdminOpcode.GET_LOG_PAGE, AdminOpcode.IDENTIFY, AdminOpcode.SET_FEATURES, AdminOpcode.GET_FEATURES}
@@ -94,6 +109,7 @@ class Logs:
         self._ctrl = ctrl
         self.health = Health(ctrl)
         self.changed_namespaces: set[int] = set()
+        self.changed_allocated: set[int] = set()
 
     def namespace_changed(self, nsid: int) -> None:
         """A namespace came, went, or looks different in Identify: list it and tell the host (8.1.2.3)."""
@@ -101,9 +117,26 @@ class Logs:
         notice = AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED
         self._ctrl.events.post(AsyncEventType.NOTICE, notice, Lid.CHANGED_NAMESPACES)
 
+    def allocated_namespace_changed(self, nsid: int) -> None:
+        """A namespace of the subsystem, attached here or not, came, went or changed."""
+        self.changed_allocated.add(nsid)
+        notice = AsyncNoticeInfo.ALLOCATED_NAMESPACE_ATTRIBUTE_CHANGED
+        self._ctrl.events.post(AsyncEventType.NOTICE, notice, Lid.CHANGED_ALLOCATED_NAMESPACES)
+
+    def acknowledge(self, lid: int) -> None:
+        """The host has read a page without Retain Asynchronous Event: what it told of is old."""
+        if lid == Lid.CHANGED_NAMESPACES:
+            self.changed_namespaces.clear()
+        elif lid == Lid.CHANGED_ALLOCATED_NAMESPACES:
+            self.changed_allocated.clear()
+        elif lid == Lid.TELEMETRY_CONTROLLER:
+            self._ctrl.telemetry.acknowledged()
+        self._ctrl.events.acknowledge(lid)
+
     def reset(self) -> None:
         """Controller Level Reset: the host will look at every namespace anew."""
         self.changed_namespaces.clear()
+        self.changed_allocated.clear()
         self.health.reset()
 
 
@@ -144,14 +177,19 @@ def _smart_health(ctrl: Controller, cmd: Command) -> bytes:
 
 
 def _firmware_slot(ctrl: Controller, cmd: Command) -> bytes:
-    active = FIRMWARE_ACTIVE.pack(afs=_FIRMWARE_SLOT)
-    # A slot without a revision reads as zeros, not as the spaces that fill a string.
-    empty = [bytes(8)] * (FIRMWARE_SLOTS - 1)
-    return FIRMWARE_SLOT_INFORMATION.build(afi=active, frs=[ctrl.config.fr, *empty])
+    return ctrl.subsystem.firmware.page()
 
 
 def _changed_namespaces(ctrl: Controller, cmd: Command) -> bytes:
-    changed = sorted(ctrl.logs.changed_namespaces)
+    return _changed(ctrl.logs.changed_namespaces)
+
+
+def _changed_allocated(ctrl: Controller, cmd: Command) -> bytes:
+    return _changed(ctrl.logs.changed_allocated)
+
+
+def _changed(nsids: set[int]) -> bytes:
+    changed = sorted(nsids)
     if len(changed) > CHANGED_NAMESPACES_MAX:
         changed = [CHANGED_NAMESPACES_OVERFLOW]
     return CHANGED_NAMESPACE_LIST.build(nsid=changed)
@@ -162,7 +200,8 @@ def _commands_supported(ctrl: Controller, cmd: Command) -> bytes:
         raise CommandError(Status.INVALID_FIELD, location=_CSI)
     admin, nvm = [0] * 256, [0] * 256
     for opcode in ctrl.admin_handlers:
-        admin[opcode] = COMMAND_EFFECTS.pack(csupp=1, csp=0 if opcode in _SCOPE_DEPENDS else SCOPE_CONTROLLER)
+        effects = {"csp": 0 if opcode in _SCOPE_DEPENDS else SCOPE_CONTROLLER, **_ADMIN_EFFECTS.get(opcode, {})}
+        admin[opcode] = COMMAND_EFFECTS.pack(csupp=1, **effects)
     for opcode in NVM_HANDLERS:
         # Their scope is not reported: Linux (nvme_command_effects) warns of I/O commands with other effects.
         nvm[opcode] = COMMAND_EFFECTS.pack(csupp=1, lbcc=int(opcode in _CHANGES_BLOCKS))
@@ -178,6 +217,37 @@ def _features_supported(ctrl: Controller, cmd: Command) -> bytes:
     return FEATURES_SUPPORTED_AND_EFFECTS.build(fis=effects)
 
 
+def _self_test(ctrl: Controller, cmd: Command) -> bytes:
+    return ctrl.self_test.page()
+
+
+def _whole_blocks(cmd: Command) -> None:
+    """Telemetry is read in blocks of 512 bytes."""
+    if log_page_offset(cmd.cdw12, cmd.cdw13) % TELEMETRY_BLOCK:
+        raise CommandError(Status.INVALID_FIELD, location=_LPOL)
+    if log_page_length(cmd.cdw10, cmd.cdw11) % TELEMETRY_BLOCK:
+        raise CommandError(Status.INVALID_FIELD, location=_NUMDL)
+
+
+def _telemetry_host(ctrl: Controller, cmd: Command) -> bytes:
+    _whole_blocks(cmd)
+    return ctrl.telemetry.host_page(bool(GET_LOG_CDW10["lsp"].extract(cmd.cdw10) & _LSP_CREATE))
+
+
+def _telemetry_controller(ctrl: Controller, cmd: Command) -> bytes:
+    _whole_blocks(cmd)
+    return ctrl.telemetry.own_page()
+
+
+def _persistent_event(ctrl: Controller, cmd: Command) -> bytes:
+    smart = _smart_health(ctrl, cmd)
+    return ctrl.subsystem.persistent_events.page(ctrl, GET_LOG_CDW10["lsp"].extract(cmd.cdw10), smart)
+
+
+def _sanitize_status(ctrl: Controller, cmd: Command) -> bytes:
+    return ctrl.subsystem.sanitizer.page(ctrl.now_ns)
+
+
 LOG_PAGES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Lid.SUPPORTED_LOG_PAGES: _supported_log_pages,
     Lid.ERROR_INFORMATION: _error_information,
@@ -185,7 +255,13 @@ LOG_PAGES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Lid.FIRMWARE_SLOT: _firmware_slot,
     Lid.CHANGED_NAMESPACES: _changed_namespaces,
     Lid.COMMANDS_SUPPORTED_AND_EFFECTS: _commands_supported,
+    Lid.DEVICE_SELF_TEST: _self_test,
+    Lid.TELEMETRY_HOST: _telemetry_host,
+    Lid.TELEMETRY_CONTROLLER: _telemetry_controller,
+    Lid.PERSISTENT_EVENT: _persistent_event,
     Lid.FEATURES_SUPPORTED_AND_EFFECTS: _features_supported,
+    Lid.CHANGED_ALLOCATED_NAMESPACES: _changed_allocated,
+    Lid.SANITIZE_STATUS: _sanitize_status,
 }
 """The pages that this controller has, by LID; each entry gives the whole page or raises CommandError."""
 
@@ -217,7 +293,5 @@ def get_log_page(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.INVALID_FIELD, location=_LPOL)
     ctrl.send(cmd, page[offset : offset + length].ljust(length, b"\0"))
     if not head.rae:
-        if head.lid == Lid.CHANGED_NAMESPACES:
-            ctrl.logs.changed_namespaces.clear()
-        ctrl.events.acknowledge(head.lid)
+        ctrl.logs.acknowledge(head.lid)
     return 0

@@ -1,12 +1,19 @@
-"""A namespace: a medium divided into logical blocks, and its names (NVMe Base 2.1, 3.2.1 and 4.7.1)."""
+"""A namespace: a medium divided into logical blocks, and its names (NVMe Base 2.1, 3.2.1 and 4.7.1).
+
+What is true of a namespace at a time and makes its reads and writes other than plain copies *holds* it: a
+format or sanitize operation, write protection, a reservation, blocks marked bad, metadata. While anything holds
+it no quick gait touches it, and every command is looked at by its handler.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
-from typing import TYPE_CHECKING, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from nvme_emu._core import NamespaceState
+from nvme_emu.controller.block_set import BlockSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +22,7 @@ if TYPE_CHECKING:
     _Bytes = npt.NDArray[np.uint8]
     _Rows = npt.NDArray[np.integer]
 
-__all__ = ["BlockMedia", "Namespace"]
+__all__ = ["LBA_FORMATS", "BlockMedia", "Hold", "LbaFormat", "Namespace", "WriteProtection"]
 
 
 class BlockMedia(Protocol):
@@ -41,43 +48,151 @@ class BlockMedia(Protocol):
     def allocated_bytes(self) -> int: ...
 
 
+class LbaFormat(NamedTuple):
+    """An LBA format: bytes of data as a power of two, bytes of metadata, relative performance (0 is best)."""
+
+    lbads: int
+    ms: int = 0
+    rp: int = 0
+
+
+LBA_FORMATS = (LbaFormat(9), LbaFormat(12))
+"""The formats that Format NVM and Namespace Management offer, in the order of Identify Namespace."""
+
+
+class Hold(Enum):
+    """Why a namespace's commands need more than a copy."""
+
+    FORMAT = "being formatted"
+    SANITIZE = "sanitizing"
+    PROTECTED = "write protected"
+    RESERVED = "reserved"
+    MARKED = "blocks marked as unrecoverable"
+    METADATA = "has metadata"
+
+
+class WriteProtection(Enum):
+    """FID 84h (Base 2.1, 8.1.16): the numbers are those of WRITE_PROTECTION.wps."""
+
+    NONE = 0
+    PROTECTED = 1
+    UNTIL_POWER_CYCLE = 2
+    PERMANENT = 3
+
+
 class Namespace(NamespaceState):
     """Logical blocks of ``lba_size`` bytes (512 or 4096) on a medium.
 
     ``identity`` (a serial number, a seed) gives the NGUID, EUI-64 and UUID: the same identity and nsid give
     the same names in every run. ``nsze`` is the size in blocks, ``nbytes`` the same in bytes; what the
-    medium has beyond them is not used. Raises ValueError when not one block fits.
+    medium has beyond them is not used. ``shared`` says that several controllers may have it attached.
+    Raises ValueError when not one block fits.
     """
 
-    __slots__ = ("eui64", "lba_size", "media", "nbytes", "nguid", "sparse", "uuid")
+    __slots__ = (
+        "eui64", "format_index", "formatting", "holds", "lba_size", "marked", "media", "nbytes", "nguid",
+        "plain", "protection", "shared", "sparse", "uuid",
+    )  # fmt: skip
 
     def __init__(
-        self, nsid: int, media: BlockMedia, lba_size: int = 512, *, identity: str = "nvme-emu"
+        self,
+        nsid: int,
+        media: BlockMedia,
+        lba_size: int = 512,
+        *,
+        identity: str = "nvme-emu",
+        shared: bool = False,
+        blocks: int | None = None,
     ) -> None:
         if not 1 <= nsid <= 0xFFFF_FFFE:
             raise ValueError(f"nsid={nsid}: must be 1 to FFFFFFFEh (Base 2.1, 3.2.1)")
         if lba_size not in (512, 4096):
             raise ValueError(f"lba_size={lba_size}: this controller formats 512 or 4096 bytes")
         if media.nbytes < lba_size:
-            raise ValueError(f"nsid {nsid}: a medium of {media.nbytes} bytes holds no block of {lba_size}")
+            raise ValueError(f"namespace {nsid}: {media.nbytes} bytes hold no block of {lba_size}")
         super().__init__()
         self.nsid = nsid
+        self.shared = shared
+        self.holds: set[Hold] = set()
+        self.plain = True
+        """Whether reads and writes are nothing but copies: what the quick gaits ask."""
+        self.formatting: tuple[int, int] | None = None
+        """From when to when (ns) a Format NVM command is at work on it."""
+        self.protection = WriteProtection.NONE
+        self.marked = BlockSet()
+        """Blocks that Write Uncorrectable has marked."""
         self.media = media
-        self.lba_size = lba_size
-        self.lba_shift = lba_size.bit_length() - 1
-        self.nsze = media.nbytes >> self.lba_shift
-        self.nbytes = self.nsze << self.lba_shift
-        # The medium's bytes for the hot path, which then copies without asking the medium.
-        array = media.array
-        self.view = None if array is None else memoryview(array)  # type: ignore[arg-type]
+        self.sparse = False
+        self.set_media(media)
         # Whether deallocated blocks cost nothing (Identify Namespace NSFEAT, THINP); kept here, as fault
         # rules may lay an overlay without an array over the medium.
-        self.sparse = array is None
+        self.sparse = media.array is None
+        self.format_index = next(index for index, one in enumerate(LBA_FORMATS) if 1 << one.lbads == lba_size)
+        self._divide(lba_size, blocks)
 
         digest = hashlib.sha256(f"{identity}/{nsid}".encode()).digest()
         self.nguid = digest[:16]
         self.eui64 = digest[16:24]
         self.uuid = uuid.UUID(bytes=digest[8:24], version=4)
+
+    def _divide(self, lba_size: int, blocks: int | None) -> None:
+        self.lba_size = lba_size
+        self.lba_shift = lba_size.bit_length() - 1
+        most = self.media.nbytes >> self.lba_shift
+        self.nsze = most if blocks is None else min(blocks, most)
+        self.nbytes = self.nsze << self.lba_shift
+
+    @property
+    def format(self) -> LbaFormat:
+        """The LBA format that it has."""
+        return LBA_FORMATS[self.format_index]
+
+    def set_media(self, media: BlockMedia) -> None:
+        """Use another medium from now on (an overlay, or what is below it)."""
+        self.media = media
+        self._look()
+
+    def hold(self, why: Hold) -> None:
+        """Keep the quick gaits away for a reason."""
+        self.holds.add(why)
+        self._look()
+
+    def free(self, why: Hold) -> None:
+        """The reason is gone."""
+        self.holds.discard(why)
+        self._look()
+
+    def _look(self) -> None:
+        """Let the hot path have the medium's bytes, or not: without them nothing is copied unasked."""
+        self.plain = not self.holds
+        array = self.media.array
+        self.view = memoryview(array) if self.plain and array is not None else None  # type: ignore[arg-type]
+
+    def reformat(self, index: int) -> None:
+        """Take another LBA format; all blocks are deallocated. Raises OSError of the medium.
+
+        The size in bytes stays as near to what the medium has as blocks of the new size allow.
+        """
+        self.media.discard(0, self.media.nbytes)
+        self.format_index = index
+        self._divide(1 << LBA_FORMATS[index].lbads, None)
+        self.marked.clear()
+        self.free(Hold.MARKED)
+
+    def progress(self, now_ns: int) -> int | None:
+        """Percent of a format operation that remain at ``now_ns``, 100 to 1; None when none is at work."""
+        if self.formatting is None:
+            return None
+        start_ns, end_ns = self.formatting
+        if now_ns >= end_ns:
+            self.formatting = None
+            self.free(Hold.FORMAT)
+            return None
+        return max(1, min(100, -(-100 * (end_ns - now_ns) // (end_ns - start_ns))))
+
+    def look(self, now_ns: int) -> None:
+        """Find out whether a format operation is over."""
+        self.progress(now_ns)
 
     def __repr__(self) -> str:
         return f"<Namespace {self.nsid} {self.nsze} blocks of {self.lba_size}>"

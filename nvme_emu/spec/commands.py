@@ -15,6 +15,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .bits import BitLayout, bit
+from .commands_admin import (
+    ATTACH_CDW10,
+    FORMAT_CDW10,
+    FW_COMMIT_CDW10,
+    GET_LBA_STATUS_CDW13,
+    NS_MANAGEMENT_CDW10,
+    NS_MANAGEMENT_CDW11,
+    SANITIZE_CDW10,
+    SELF_TEST_CDW10,
+)
 from .errors import LayoutError
 from .opcodes import AdminOpcode, NvmOpcode
 
@@ -424,6 +434,7 @@ def _command(opcode: AdminOpcode | NvmOpcode, clause: str, **cdw: BitLayout) -> 
     return int(opcode), CommandLayout(int(opcode), opcode.words, clause, cdw)
 
 
+_FW_DOWNLOAD = "Base 2.1 §5.1.9"
 _LPO = _whole("LPO", 64, _GET_LOG_PAGE, "lpo", "Log Page Offset")
 _FEATURE_VALUE = _whole("FEATURE_VALUE", 32, _SET_FEATURES, "value", "Feature specific")
 
@@ -467,6 +478,35 @@ ADMIN_COMMANDS: dict[int, CommandLayout] = dict(
         ),
         _command(AdminOpcode.ASYNC_EVENT_REQUEST, "Base 2.1 §5.1.2"),
         _command(AdminOpcode.KEEP_ALIVE, "Base 2.1 §5.1.14"),
+        _command(
+            AdminOpcode.NAMESPACE_MANAGEMENT,
+            NS_MANAGEMENT_CDW10.clause,
+            cdw10=NS_MANAGEMENT_CDW10,
+            cdw11=NS_MANAGEMENT_CDW11,
+        ),
+        _command(AdminOpcode.NAMESPACE_ATTACHMENT, ATTACH_CDW10.clause, cdw10=ATTACH_CDW10),
+        _command(AdminOpcode.FORMAT_NVM, FORMAT_CDW10.clause, cdw10=FORMAT_CDW10),
+        _command(AdminOpcode.DEVICE_SELF_TEST, SELF_TEST_CDW10.clause, cdw10=SELF_TEST_CDW10),
+        _command(
+            AdminOpcode.SANITIZE,
+            SANITIZE_CDW10.clause,
+            cdw10=SANITIZE_CDW10,
+            cdw11=_whole("OVRPAT", 32, SANITIZE_CDW10.clause, "ovrpat", "Overwrite Pattern"),
+        ),
+        _command(AdminOpcode.FIRMWARE_COMMIT, FW_COMMIT_CDW10.clause, cdw10=FW_COMMIT_CDW10),
+        _command(
+            AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD,
+            _FW_DOWNLOAD,
+            cdw10=_whole("FW_NUMD", 32, _FW_DOWNLOAD, "numd_z", "Number of Dwords (zero-based)"),
+            cdw11=_whole("FW_OFST", 32, _FW_DOWNLOAD, "ofst", "Offset (dwords)"),
+        ),
+        _command(
+            AdminOpcode.GET_LBA_STATUS,
+            GET_LBA_STATUS_CDW13.clause,
+            cdw10_11=_SLBA,
+            cdw12=_whole("MNDW", 32, GET_LBA_STATUS_CDW13.clause, "mndw_z", "Maximum Number of Dwords (zero-based)"),
+            cdw13=GET_LBA_STATUS_CDW13,
+        ),
     ]
 )
 

@@ -21,6 +21,7 @@ __all__ = [
     "DPS",
     "ELBAF",
     "FLBAS",
+    "FPI",
     "IDENTIFY_INDEPENDENT_NAMESPACE",
     "IDENTIFY_NAMESPACE",
     "IDENTIFY_NVM_NAMESPACE",
@@ -35,6 +36,7 @@ __all__ = [
     "NSFEAT",
     "NSTAT",
     "NS_DESCRIPTOR_HEADER",
+    "NS_MANAGEMENT",
     "RESCAP",
     "Nidt",
     "NsDescriptor",
@@ -130,6 +132,13 @@ DLFEAT = BitLayout(
     bit("gds", 1, "Guard Deallocation Status"),
     bit("rsvd5", 3),
 )
+FPI = BitLayout(
+    "FPI",
+    8,
+    _NS,
+    bit("fpil", 7, "Percentage of the format that remains"),
+    bit("fpis", 1, "Format Progress Indicator Supported"),
+)
 NSATTR = BitLayout("NSATTR", 8, _NS, bit("cwp", 1, "Currently Write Protected"), bit("rsvd1", 7))
 NSTAT = BitLayout(
     "NSTAT",
@@ -222,6 +231,7 @@ IDENTIFY_NAMESPACE = Structure(
         "dps": DPS,
         "nmic": NMIC,
         "rescap": RESCAP,
+        "fpi": FPI,
         "dlfeat": DLFEAT,
         "nsattr": NSATTR,
     },
@@ -266,6 +276,30 @@ IDENTIFY_INDEPENDENT_NAMESPACE = Structure(
     "rgrpid" / u32 * "Reachability Group Identifier",
     rsvd(24, 4072),
     bits={"nmic": NMIC, "rescap": RESCAP, "nsattr": NSATTR, "nstat": NSTAT},
+)
+
+# What Namespace Management (create) sends: the fields of Identify Namespace that a host chooses.
+NS_MANAGEMENT = Structure(
+    "NS_MANAGEMENT",
+    IDENTIFY_SIZE,
+    "NVM 1.1 §4.1.6",
+    "nsze" / u64 * "Namespace Size (logical blocks)",
+    "ncap" / u64 * "Namespace Capacity (logical blocks)",
+    rsvd(16, 10),
+    "flbas" / u8 * "Formatted LBA Size",
+    rsvd(27, 2),
+    "dps" / u8 * "End-to-end Data Protection Type Settings",
+    "nmic" / u8 * "Namespace Multi-path I/O and Namespace Sharing Capabilities",
+    rsvd(31, 61),
+    "anagrpid" / u32 * "ANA Group Identifier",
+    rsvd(96, 4),
+    "nvmsetid" / u16 * "NVM Set Identifier",
+    "endgid" / u16 * "Endurance Group Identifier",
+    rsvd(104, 280),
+    "lbstm" / u64 * "Logical Block Storage Tag Mask",
+    "nphndls" / u16 * "Number of Placement Handles",
+    rsvd(394, 3702),
+    bits={"flbas": FLBAS, "dps": DPS, "nmic": NMIC},
 )
 
 NAMESPACE_LIST = Structure(

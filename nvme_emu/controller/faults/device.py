@@ -135,9 +135,6 @@ class Device:
         for namespace in self._ctrl.namespaces.values():
             media = namespace.media
             if needed and not isinstance(media, VolatileCache):
-                namespace.media = VolatileCache(media, namespace.lba_size)
-                namespace.view = None
+                namespace.set_media(VolatileCache(media, namespace.lba_size))
             elif not needed and isinstance(media, VolatileCache):
-                namespace.media = media.medium
-                array = media.medium.array
-                namespace.view = None if array is None else memoryview(array)  # type: ignore[arg-type]
+                namespace.set_media(media.medium)

@@ -42,6 +42,7 @@ from nvme_emu.spec.registers import (
     CRTO,
     CRTO_UNIT_MS,
     CSTS_NSSRO,
+    CSTS_PP,
     NSSR_MAGIC,
     QUEUE_BASE_MASK,
     VS_2_1,
@@ -117,13 +118,15 @@ class RegisterFile:
         self.crto = CRTO.pack(crwmt=-(-config.ready_timeout_ms // CRTO_UNIT_MS), crimt=0)
         self.state = State.DISABLED
         self.nssro = 0
+        self.paused = False
+        """CSTS.PP: new firmware starts, and no command is fetched."""
         self.cc = 0
         self._admin_queues = dict.fromkeys(_ADMIN_QUEUE_DWORDS, 0)
 
     @property
     def csts(self) -> int:
         """Controller Status."""
-        return csts_of(self.state) | self.nssro
+        return csts_of(self.state) | self.nssro | (CSTS_PP if self.paused else 0)
 
     @property
     def aqa(self) -> int:

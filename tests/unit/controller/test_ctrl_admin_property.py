@@ -19,11 +19,12 @@ from nvme_emu.spec.status import Status
 
 ANY = {Status.SUCCESS, Status.INVALID_FIELD, Status.CMDID_CONFLICT}
 DATA = {Status.DATA_XFER_ERROR, Status.PRP_INVALID_OFFSET}
+SANITIZING = {Status.SANITIZE_IN_PROGRESS, Status.SANITIZE_FAILED}
 CREATE = {Status.QID_INVALID, Status.QUEUE_SIZE, *DATA}
 ALLOWED: dict[int, set[Status]] = {
     AdminOpcode.DELETE_IO_SQ: {Status.QID_INVALID},
     AdminOpcode.CREATE_IO_SQ: {Status.CQ_INVALID, *CREATE},
-    AdminOpcode.GET_LOG_PAGE: {Status.INVALID_LOG_PAGE, *DATA},
+    AdminOpcode.GET_LOG_PAGE: {Status.INVALID_LOG_PAGE, Status.CMD_SEQ_ERROR, *DATA},
     AdminOpcode.DELETE_IO_CQ: {Status.QID_INVALID, Status.INVALID_QUEUE},
     AdminOpcode.CREATE_IO_CQ: {Status.INVALID_VECTOR, *CREATE},
     AdminOpcode.IDENTIFY: {Status.INVALID_NS, *DATA},
@@ -38,6 +39,37 @@ ALLOWED: dict[int, set[Status]] = {
     },
     AdminOpcode.GET_FEATURES: {Status.INVALID_NS, *DATA},
     AdminOpcode.ASYNC_EVENT_REQUEST: {Status.ASYNC_LIMIT, Status.ABORT_REQ},
+    AdminOpcode.NAMESPACE_MANAGEMENT: {
+        Status.INVALID_NS,
+        Status.INVALID_FORMAT,
+        Status.IOCS_NOT_SUPPORTED,
+        Status.THIN_PROV_NOT_SUPP,
+        Status.NS_INSUFFICIENT_CAP,
+        Status.NS_ID_UNAVAILABLE,
+        *SANITIZING,
+        *DATA,
+    },
+    AdminOpcode.NAMESPACE_ATTACHMENT: {
+        Status.INVALID_NS,
+        Status.CTRL_LIST_INVALID,
+        Status.NS_ALREADY_ATTACHED,
+        Status.NS_NOT_ATTACHED,
+        Status.NS_IS_PRIVATE,
+        *SANITIZING,
+        *DATA,
+    },
+    AdminOpcode.FIRMWARE_COMMIT: {Status.FIRMWARE_SLOT, Status.FIRMWARE_IMAGE, *SANITIZING},
+    AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD: {Status.FIRMWARE_IMAGE, Status.OVERLAPPING_RANGE, *SANITIZING, *DATA},
+    AdminOpcode.DEVICE_SELF_TEST: {Status.INVALID_NS, Status.SELF_TEST_IN_PROGRESS, *SANITIZING},
+    AdminOpcode.FORMAT_NVM: {
+        Status.INVALID_NS,
+        Status.INVALID_FORMAT,
+        Status.FORMAT_IN_PROGRESS,
+        Status.NS_WRITE_PROTECTED,
+        *SANITIZING,
+    },
+    AdminOpcode.SANITIZE: {Status.FW_NEEDS_RESET, Status.NS_WRITE_PROTECTED, *SANITIZING},
+    AdminOpcode.GET_LBA_STATUS: {Status.INVALID_NS, Status.LBA_RANGE, *SANITIZING, *DATA},
 }
 WILD = 0xDEAD_0000_0000
 CIDS = 8

@@ -18,6 +18,7 @@ from nvme_emu.media.sparse import SparseMedia
 from nvme_emu.spec.features import Fid
 from nvme_emu.spec.identify import (
     CONTROLLER_LIST,
+    FNA,
     FRMW,
     IDENTIFY_CONTROLLER,
     IDENTIFY_INDEPENDENT_NAMESPACE,
@@ -122,7 +123,7 @@ def test_identify_controller_offers_exactly_the_commands_that_are_handled() -> N
     assert (data.kas == 0) == (AdminOpcode.KEEP_ALIVE not in ADMIN_HANDLERS)
 
 
-def test_identify_controller_offers_nothing_that_comes_later() -> None:
+def test_identify_controller_says_what_is_offered_and_what_is_not() -> None:
     data = controller(host())
 
     zero = (
@@ -130,21 +131,22 @@ def test_identify_controller_offers_nothing_that_comes_later() -> None:
         "ctratt",
         "sgls",
         "fuses",
-        "fna",
         "nwpc",
         "cdfs",
         "hmpre",
         "rpmbs",
-        "sanicap",
         "anacap",
         "apsta",
     )
     assert {name: data[name] for name in zero} == dict.fromkeys(zero, 0)
     assert LPA.unpack(data.lpa)._asdict() == {
-        "smarts": 0, "cses": 1, "lpeds": 1, "ts": 0, "pes": 0, "mlps": 1, "da4s": 0, "rsvd7": 0
+        "smarts": 0, "cses": 1, "lpeds": 1, "ts": 1, "pes": 1, "mlps": 1, "da4s": 0, "rsvd7": 0
     }  # fmt: skip
-    assert FRMW.unpack(data.frmw).nofs == 1
-    assert data.oaes == 1 << 8 | 1 << 9
+    assert FRMW.unpack(data.frmw)._asdict() == {"ffsro": 1, "nofs": 3, "fawr": 1, "smud": 0, "rsvd6": 0}
+    assert data.oaes == 1 << 8 | 1 << 9 | 1 << 19
+    assert FNA.unpack(data.fna)._asdict() == {"fns": 0, "sens": 0, "cryes": 1, "bcnsid": 0, "rsvd4": 0}
+    assert data.sanicap & 0b1111 == 0b0111
+    assert (data.unvmcap, data.edstt, data.mtfa, data.pels) == (0, 1, 1, 4)
 
 
 @pytest.mark.parametrize("present", [False, True])
@@ -194,7 +196,9 @@ def test_identify_namespace_has_the_size_and_the_names(cns: int, lba_size: int, 
 
     namespace = one.ctrl.namespaces[2]
     assert data.nsze == data.ncap == data.nuse == (1 << 19) // lba_size
-    assert (data.nlbaf_z, data.flbas, data.lbaf[0].lbads, data.lbaf[0].ms) == (0, 0, lbads, 0)
+    assert data.nlbaf_z == 1
+    assert [(one.lbads, one.ms) for one in data.lbaf[:3]] == [(9, 0), (12, 0), (0, 0)]
+    assert (data.lbaf[data.flbas].lbads, data.fpi) == (lbads, 0x80)
     assert (data.nguid, data.eui64, data.nvmcap) == (namespace.nguid, namespace.eui64, 1 << 19)
     assert (data.mc, data.dpc, data.dps, data.nmic, data.rescap) == (0, 0, 0, 0, 0)
 
@@ -299,9 +303,13 @@ PER_NAMESPACE = (
     Cns.IOCS_NAMESPACE,
     Cns.INDEPENDENT_NAMESPACE,
     Cns.ALLOCATED_NAMESPACE,
+    Cns.IOCS_ALLOCATED_NAMESPACE,
+    Cns.INDEPENDENT_ALLOCATED_NAMESPACE,
 )
+COMMON = {Cns.NAMESPACE, Cns.IOCS_NAMESPACE}
+"""With FFFFFFFFh they tell what all namespaces have in common."""
 LISTS = (Cns.ACTIVE_NAMESPACE_LIST, Cns.IOCS_ACTIVE_NAMESPACE_LIST, Cns.ALLOCATED_NAMESPACE_LIST)
-UNKNOWN = (0x04, 0x09, 0x0F, 0x14, 0x17, 0x1A, 0x80, 0xFF)
+UNKNOWN = (0x04, 0x0B, 0x0F, 0x14, 0x17, 0x18, 0x1D, 0x20, 0x80, 0xFF)
 NSID_AT, CNS_AT, CNTID_AT, CSI_AT = (4, 0), (40, 0), (42, 0), (47, 0)
 
 
@@ -312,7 +320,8 @@ def _wrong(cnses: Iterable[int], nsids: Iterable[int], status: Status) -> list[A
 @pytest.mark.parametrize(
     ("cns", "fields", "status", "at"),
     [
-        *_wrong(PER_NAMESPACE, (0, NN + 1, BROADCAST), Status.INVALID_NS),
+        *_wrong(PER_NAMESPACE, (0, NN + 1), Status.INVALID_NS),
+        *_wrong(set(PER_NAMESPACE) - COMMON, [BROADCAST], Status.INVALID_NS),
         *_wrong(LISTS, (BROADCAST - 1, BROADCAST), Status.INVALID_NS),
         *_wrong([Cns.NAMESPACE_DESCRIPTORS], [3], Status.INVALID_NS),
         *_wrong([Cns.NAMESPACE_CONTROLLER_LIST], [3, BROADCAST], Status.INVALID_FIELD),

@@ -37,7 +37,10 @@ from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.status import DNR, MORE, Status
 
 ENTRIES = 64
+VARIABLE = {Lid.TELEMETRY_HOST, Lid.TELEMETRY_CONTROLLER, Lid.PERSISTENT_EVENT}
+"""Pages whose length depends on what happened, with rules of their own: see test_ctrl_telemetry, …_persistent."""
 SIZES = {lid: LOG_STRUCTURES[lid].size for lid in LOG_PAGES} | {Lid.ERROR_INFORMATION: 64 * ENTRIES}
+FIXED = sorted(set(LOG_PAGES) - VARIABLE)
 LID_AT, NUMDL_AT, LPOL_AT, OT_AT, CSI_AT, NSID_AT = (40, 0), (42, 0), (48, 0), (58, 7), (59, 0), (4, 0)
 
 
@@ -61,7 +64,7 @@ def errors(one: AdminHost) -> list[Any]:
 # --- offsets and lengths ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lid", sorted(LOG_PAGES))
+@pytest.mark.parametrize("lid", FIXED)
 def test_log_page_any_part_is_that_part_of_the_whole(lid: int) -> None:
     one = host()
     for _ in range(3):
@@ -71,13 +74,13 @@ def test_log_page_any_part_is_that_part_of_the_whole(lid: int) -> None:
     if lid == Lid.SMART_HEALTH:
         assert any(whole)
 
-    for offset in (0, 4, 60, 64, size // 2, size - 4, size):
+    for offset in (0, 4, 60, 64, size // 8 * 4, size - 4, size):
         for nbytes in (4, 8, 64, 512, PAGE, 3 * PAGE):
             expected = whole[offset : offset + nbytes].ljust(nbytes, b"\0")
             assert one.logged(lid, nbytes, offset=offset, rae=True) == expected
 
 
-@pytest.mark.parametrize("lid", sorted(LOG_PAGES))
+@pytest.mark.parametrize("lid", FIXED)
 @pytest.mark.parametrize("beyond", [4, 4096, 1 << 32, (1 << 64) - 8192])
 def test_log_page_offset_behind_the_end_fails(lid: int, beyond: int) -> None:
     one = host()
@@ -127,7 +130,7 @@ def test_log_page_any_request_is_answered_or_refused(lid: int, offset_dw: int, d
 
     if lid not in LOG_PAGES:
         assert status == Status.INVALID_LOG_PAGE
-    else:
+    elif lid not in VARIABLE:
         assert status == (Status.INVALID_FIELD if 4 * offset_dw > SIZES[lid] else 0)
 
 
@@ -142,7 +145,7 @@ def test_log_page_that_is_not_offered_is_invalid(lid: int) -> None:
     assert at(one) == LID_AT
 
 
-@pytest.mark.parametrize("lid", sorted(LOG_PAGES))
+@pytest.mark.parametrize("lid", FIXED)
 @pytest.mark.parametrize(("nsid", "status"), [(0, 0), (BROADCAST, 0), (1, 2), (3, 2), (99, 2)])
 def test_log_page_nsid_is_zero_or_all(lid: int, nsid: int, status: int) -> None:
     one = host()

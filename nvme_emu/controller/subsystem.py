@@ -1,0 +1,216 @@
+"""What the controllers of one NVM subsystem share: namespaces, capacity, firmware, sanitizing (NVMe Base 2.1, 3.8).
+
+A namespace is *allocated* when it exists (``namespaces`` here) and *active* at a controller when it is attached
+to it (``Controller.namespaces``). A controller that is made finds attached what was attached before: a dynamic
+controller (behind a fabric) takes over the namespaces that other controllers have or had.
+
+Time: what lasts puts a timer on ``timers``, which every controller of the subsystem looks at. Nothing here reads
+a clock; the controller that steps says what time it is.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from nvme_emu.controller.capacity import Capacity
+from nvme_emu.controller.firmware import Firmware
+from nvme_emu.controller.namespace import Hold, Namespace, WriteProtection
+from nvme_emu.controller.persistent_events import PersistentEvents
+from nvme_emu.controller.sanitize import Sanitizer
+
+if TYPE_CHECKING:
+    from nvme_emu.controller.config import ControllerConfig
+    from nvme_emu.controller.controller import Controller
+    from nvme_emu.controller.namespace import BlockMedia
+
+__all__ = ["NvmSubsystem", "Timer"]
+
+NSID_MAX: Final = 0xFFFF_FFFE
+
+
+class Timer:
+    """Something to be done at a time; `cancel` makes nothing of it."""
+
+    __slots__ = ("due_ns", "run")
+
+    def __init__(self, due_ns: int, run: Callable[[int], None] | None) -> None:
+        self.due_ns = due_ns
+        self.run = run
+
+    def cancel(self) -> None:
+        """Do not do it."""
+        self.run = None
+
+
+class NvmSubsystem:
+    """An NVM subsystem over ``namespaces`` and ``spare`` media.
+
+    ``saved`` is where the features that a host saves are kept, by (feature, namespace, selector); None makes
+    none saveable. Raises ValueError for namespaces that share an identifier or have one above
+    ``config.namespaces_max``.
+    """
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        namespaces: Sequence[Namespace] = (),
+        *,
+        spare: Sequence[BlockMedia] = (),
+        saved: MutableMapping[tuple[int, int, int], int] | None = None,
+    ) -> None:
+        self.config = config
+        self.namespaces = {namespace.nsid: namespace for namespace in namespaces}
+        if len(self.namespaces) != len(namespaces):
+            raise ValueError(f"namespaces share an identifier: {sorted(ns.nsid for ns in namespaces)}")
+        if any(nsid > config.namespaces_max for nsid in self.namespaces):
+            raise ValueError(f"nsid {max(self.namespaces)} is above namespaces_max={config.namespaces_max}")
+        self.capacity = Capacity(spare)
+        for namespace in namespaces:
+            self.capacity.add(namespace.media)
+        self.saved_features: MutableMapping[tuple[int, int, int], int] = {} if saved is None else saved
+        self.attached_by_default = set(self.namespaces)
+        """What a controller that is made has attached."""
+        self.controllers: dict[int, Controller] = {}
+        self.timers: list[tuple[int, int, Timer]] = []
+        """A heap of (due, number, timer); the same list for ever."""
+        self._timers_made = 0
+        self.namespaces_made = 0
+        self.now_ns = 0
+        self.firmware = Firmware(self)
+        self.sanitizer = Sanitizer(self)
+        self.persistent_events = PersistentEvents(self)
+
+    # -- controllers ----------------------------------------------------------------------------------------
+
+    def join(self, ctrl: Controller) -> None:
+        """A controller is made: its active namespaces are filled in."""
+        self.controllers[ctrl.config.cntlid] = ctrl
+        ctrl.namespaces.update(
+            (nsid, namespace) for nsid, namespace in self.namespaces.items() if nsid in self.attached_by_default
+        )
+
+    def leave(self, ctrl: Controller) -> None:
+        """A controller is gone (its host has disconnected)."""
+        if self.controllers.get(ctrl.config.cntlid) is ctrl:
+            del self.controllers[ctrl.config.cntlid]
+
+    def attached_to(self, nsid: int) -> list[int]:
+        """The controllers that have a namespace attached, ascending."""
+        return sorted(cntlid for cntlid, ctrl in self.controllers.items() if nsid in ctrl.namespaces)
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    def at(self, due_ns: int, run: Callable[[int], None]) -> Timer:
+        """Have ``run(now_ns)`` called at a time, by whichever controller steps then."""
+        timer = Timer(due_ns, run)
+        self._timers_made += 1
+        heapq.heappush(self.timers, (due_ns, self._timers_made, timer))
+        return timer
+
+    def run_timers(self, now_ns: int) -> None:
+        """Do what is due."""
+        timers = self.timers
+        self.now_ns = now_ns
+        for ctrl in self.controllers.values():
+            ctrl.now_ns = max(ctrl.now_ns, now_ns)
+        while timers and timers[0][0] <= now_ns:
+            timer = heapq.heappop(timers)[2]
+            run, timer.run = timer.run, None
+            if run is not None:
+                run(now_ns)
+
+    # -- namespaces -----------------------------------------------------------------------------------------
+
+    def free_nsid(self) -> int | None:
+        """The lowest identifier that no namespace has; None when all are taken."""
+        return next((n for n in range(1, self.config.namespaces_max + 1) if n not in self.namespaces), None)
+
+    def create(self, nsid: int, media: BlockMedia, lba_size: int, blocks: int, shared: bool) -> Namespace:
+        """Allocate a namespace; it is attached to nobody."""
+        self.namespaces_made += 1
+        media.discard(0, media.nbytes)
+        namespace = Namespace(
+            nsid,
+            media,
+            lba_size,
+            identity=f"{self.config.sn}/{self.config.seed}/{self.namespaces_made}",
+            shared=shared,
+            blocks=blocks,
+        )
+        self.namespaces[nsid] = namespace
+        if self.sanitizer.busy:
+            namespace.hold(Hold.SANITIZE)
+        self.allocation_changed(nsid)
+        return namespace
+
+    def delete(self, nsid: int) -> None:
+        """A namespace is gone: from every controller, with its saved features; its capacity is free."""
+        namespace = self.namespaces.pop(nsid)
+        self.attached_by_default.discard(nsid)
+        for key in [key for key in self.saved_features if key[1] == nsid]:
+            del self.saved_features[key]
+        for ctrl in list(self.controllers.values()):
+            if nsid in ctrl.namespaces:
+                self._detach(ctrl, nsid)
+            ctrl.features.forget_namespace(nsid)
+        self.capacity.give(namespace.media)
+        self.allocation_changed(nsid)
+
+    def attach(self, ctrl: Controller, nsid: int) -> None:
+        """A namespace becomes active at a controller."""
+        ctrl.namespaces[nsid] = self.namespaces[nsid]
+        self.attached_by_default.add(nsid)
+        ctrl.logs.namespace_changed(nsid)
+
+    def detach(self, ctrl: Controller, nsid: int) -> None:
+        """A namespace is no longer active at a controller."""
+        self._detach(ctrl, nsid)
+        if not self.attached_to(nsid):
+            self.attached_by_default.discard(nsid)
+
+    def _detach(self, ctrl: Controller, nsid: int) -> None:
+        del ctrl.namespaces[nsid]
+        ctrl.self_test.namespace_gone(nsid)
+        ctrl.logs.namespace_changed(nsid)
+
+    def namespace_changed(self, nsid: int) -> None:
+        """Identify Namespace says something else now: tell those who have it attached."""
+        for ctrl in self.controllers.values():
+            if nsid in ctrl.namespaces:
+                ctrl.logs.namespace_changed(nsid)
+        self.allocation_changed(nsid)
+
+    def allocation_changed(self, nsid: int) -> None:
+        """A namespace came, went or changed: for the log of allocated namespaces."""
+        for ctrl in self.controllers.values():
+            ctrl.logs.allocated_namespace_changed(nsid)
+
+    # -- resets ---------------------------------------------------------------------------------------------
+
+    def controller_reset(self, ctrl: Controller, subsystem_reset: bool) -> None:
+        """A controller has been reset: firmware that waits for that becomes active."""
+        self.firmware.controller_reset(ctrl)
+        ctrl.self_test.controller_reset()
+        self.persistent_events.reset(ctrl)
+
+    def power_cycle(self) -> None:
+        """Power was lost and came back: write protection until then is gone."""
+        for namespace in self.namespaces.values():
+            if namespace.protection is WriteProtection.UNTIL_POWER_CYCLE:
+                namespace.protection = WriteProtection.NONE
+                namespace.free(Hold.PROTECTED)
+
+    def describe(self) -> dict[str, Any]:
+        """For telemetry: how it is, in plain values."""
+        return {
+            "namespaces": {
+                str(nsid): {"blocks": one.nsze, "lba_size": one.lba_size, "holds": sorted(h.value for h in one.holds)}
+                for nsid, one in sorted(self.namespaces.items())
+            },
+            "unallocated_bytes": self.capacity.unallocated,
+            "total_bytes": self.capacity.total,
+            "firmware": self.firmware.describe(),
+            "sanitize": self.sanitizer.state.name.lower(),
+        }
