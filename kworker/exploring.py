@@ -39,6 +39,9 @@ class ExploreSpinlock(SimSpinlock):
     def __exit__(self, *exc: object) -> None:
         self.release()
 
+    def pass_by(self) -> bool:
+        return False
+
 
 class ExploreRuntime(SimRuntime):
     """A simulation whose scheduler chooses at every point. Made by SimRuntime(scheduler=...)."""
@@ -243,7 +246,8 @@ class ExploreRuntime(SimRuntime):
             self._fold()
         timer.running = False
         self._live.remove(live)
-        for spinner in timer.spinners or ():
+        spinners, timer.spinners = timer.spinners or (), None
+        for spinner in spinners:
             self._unspin(spinner)
         self._leave()
 

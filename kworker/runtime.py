@@ -119,6 +119,14 @@ class Runtime(ABC):
         `hardware` no CPU is: `fn` is what a device does by itself, and takes no CPU time.
         """
 
+    def call_again(self, handle: TimerHandle, when_ns: int, cpu: int | None = None) -> None:
+        """Arm a handle that has fired once more: another `call_at` of its function, at a lower price.
+
+        In simulations only, and for handles that nobody waits for (`wait_callback`): its function may still be
+        running, or be what calls this. `cpu` None leaves it where it was.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: use call_at")
+
     @abstractmethod
     def wait_callback(self, handle: TimerHandle) -> None:
         """Return when the function of `handle`, if it is running, has ended."""

@@ -41,6 +41,7 @@ class SimKernel(Runtime):
         self._exit_type = greenlet.GreenletExit
         self.costs = costs or SimCosts()
         self._wakeup_ns, self._switch_ns = self.costs.wakeup_ns, self.costs.switch_ns
+        self._irq_ns = self.costs.irq_ns
         self._ident = get_ident()
         self._now = 0
         self._acc = 0
@@ -150,6 +151,15 @@ class SimKernel(Runtime):
         _heappush(self._heap, (when_ns, seq, timer))
         return timer
 
+    def call_again(self, handle: TimerHandle, when_ns: int, cpu: int | None = None) -> None:
+        timer = cast(SimTimer, handle)
+        timer.when_ns = when_ns
+        timer.pending = True
+        if cpu is not None:
+            timer.cpu = self.cpus[cpu % len(self.cpus)]
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (when_ns, seq, timer))
+
     def _push(self, when: int, what: SimTask | SimTimer) -> None:
         self._seq = seq = self._seq + 1
         _heappush(self._heap, (when, seq, what))
@@ -177,12 +187,23 @@ class SimKernel(Runtime):
         while heap:
             when, _, what = _heappop(heap)
             if what.__class__ is SimTimer:
-                if what.pending:
-                    live = self._interrupt(when, what)
+                if not what.pending:
+                    self._dead -= 1
+                    continue
+                cpu = what.cpu
+                if when < self._now:
+                    when = self._now
+                if cpu.irq_until > when:
+                    self._push(cpu.irq_until, what)
+                elif self._held:
+                    live = self._interrupt_beside_lock(what, cpu, when)
                     if live is not None:
                         return live
                 else:
-                    self._dead -= 1
+                    self._now = when
+                    what.pending = False
+                    self._cur = cpu.irq_task
+                    self._serve_interrupt(what, cpu, when, cpu.cur)
                 continue
             if what.steal_ns:
                 self._delay(what, when)
@@ -406,31 +427,21 @@ class SimKernel(Runtime):
 
     # ---- interrupts ------------------------------------------------------------------------------------
 
-    def _interrupt(self, when: int, timer: SimTimer) -> SimTask | None:
-        """Serve one interrupt. Returns a task only if it needs a stack of its own and now has to run."""
-        cpu = timer.cpu
-        when = max(when, self._now)
-        if cpu.irq_until > when:
-            self._push(cpu.irq_until, timer)
+    def _interrupt_beside_lock(self, timer: SimTimer, cpu: SimCpu, when: int) -> SimTask | None:
+        """Somebody who is switched out holds a lock: the interrupt waits for it, or gets a stack of its own."""
+        if cpu.irq_live is not None or self._holds_lock(cpu.cur):
+            cpu.masked.append(timer)
+            self._nmasked += 1
             return None
-        if self._held:
-            if cpu.irq_live is not None or self._holds_lock(cpu.cur):
-                cpu.masked.append(timer)
-                self._nmasked += 1
-                return None
-            self._now = when
-            return self._interrupt_fiber(timer)
         self._now = when
-        timer.pending = False
-        self._cur = cpu.irq_task
-        self._serve_interrupt(timer, cpu, when, cpu.cur)
-        return None
+        return self._interrupt_fiber(timer)
 
     def _serve_interrupt(self, timer: SimTimer, cpu: SimCpu, begin: int, victim: SimTask | None) -> None:
         """Run the callback as the current context, then charge it to the CPU and to who was running there."""
-        self._acc = 0 if cpu.index == HARDWARE else self.costs.irq_ns
+        is_device = cpu is self._hardware
+        self._acc = 0 if is_device else self._irq_ns
         timer.running = True
-        if self.hook is not None and cpu.index != HARDWARE:
+        if self.hook is not None and not is_device:
             self.hook("irq_handler_entry", (cpu.index,))
         try:
             timer.fn()
@@ -440,7 +451,7 @@ class SimKernel(Runtime):
             end = self._now + self._acc
             self._acc = 0
             timer.running = False
-            if cpu.index != HARDWARE:
+            if not is_device:
                 # Devices act side by side; interrupts of one CPU follow one another.
                 cpu.irq_until = end
             cpu.irq_ns += end - begin
@@ -477,7 +488,8 @@ class SimKernel(Runtime):
         for task in cpu.stalled:
             self._push(max(cpu.irq_until, task.ready_ns), task)
         cpu.stalled.clear()
-        for spinner in timer.spinners or ():
+        spinners, timer.spinners = timer.spinners or (), None
+        for spinner in spinners:
             self._push(cpu.irq_until, spinner)
         self._nmasked -= len(cpu.masked)
         for masked in cpu.masked:

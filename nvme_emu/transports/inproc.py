@@ -47,6 +47,9 @@ class InprocTransport:
         # Like blk-mq's affinity: a queue's interrupt goes to the CPU that submitted to it last.
         self._irq_cpu: dict[int, int] = {}
         self._timer: TimerHandle | None = None
+        # Timers of a simulation that have fired, to be used again: the device's, and one for each vector.
+        self._fired: TimerHandle | None = None
+        self._messages: dict[int, TimerHandle] = {}
         self._armed_ns: int | None = None
 
     @property
@@ -82,11 +85,14 @@ class InprocTransport:
             runtime.settle()
             self._irq_cpu[qid] = runtime.cpu_id()
         controller, lock = self._controller, self._lock
-        lock.acquire()
-        try:
+        if self._virtual and lock.pass_by():
             irqs, due = controller.doorbell_sq(qid, tail, runtime.now_ns)
-        finally:
-            lock.release()
+        else:
+            lock.acquire()
+            try:
+                irqs, due = controller.doorbell_sq(qid, tail, runtime.now_ns)
+            finally:
+                lock.release()
         if due != self._armed_ns:
             self._arm(due)
         if irqs:
@@ -115,11 +121,14 @@ class InprocTransport:
     def ring_cq(self, qid: int, head: int) -> None:
         """Write a completion doorbell; a queue that was full may move on."""
         controller, lock = self._controller, self._lock
-        lock.acquire()
-        try:
+        if self._virtual and lock.pass_by():
             follows = controller.doorbell_cq(qid, head, self._clock())
-        finally:
-            lock.release()
+        else:
+            lock.acquire()
+            try:
+                follows = controller.doorbell_cq(qid, head, self._clock())
+            finally:
+                lock.release()
         if follows is None:
             return
         irqs, due = follows
@@ -139,6 +148,7 @@ class InprocTransport:
     def connect_irq(self, vector: int, handler: IrqHandler) -> None:
         """Have ``handler()`` called for each message of a vector."""
         self._handlers[vector] = handler
+        self._messages.pop(vector, None)
 
     def receives(self, vector: int) -> bool:
         """Whether a handler is connected to the vector."""
@@ -154,11 +164,14 @@ class InprocTransport:
     def poll(self) -> int | None:
         """Let the device do what is due; the time of its next due work, or None."""
         lock = self._lock
-        lock.acquire()
-        try:
+        if self._virtual and lock.pass_by():
             irqs, due = self._controller.due(self._runtime.now_ns)
-        finally:
-            lock.release()
+        else:
+            lock.acquire()
+            try:
+                irqs, due = self._controller.due(self._runtime.now_ns)
+            finally:
+                lock.release()
         if due != self._armed_ns:
             self._arm(due)
         if irqs:
@@ -189,9 +202,18 @@ class InprocTransport:
         if self._timer is not None:
             self._timer.cancel()
         self._armed_ns = due
-        self._timer = self._runtime.call_at(due, self._due, hardware=True)
+        fired = self._fired
+        if fired is not None:
+            self._fired = None
+            self._runtime.call_again(fired, due)
+            self._timer = fired
+        else:
+            self._timer = self._runtime.call_at(due, self._due, hardware=True)
 
     def _due(self) -> None:
+        timer = self._timer
+        if self._virtual and timer is not None and not timer.pending:
+            self._fired = timer
         self._armed_ns = None
         self._timer = None
         self.poll()
@@ -203,9 +225,18 @@ class InprocTransport:
             if handler is None:
                 continue
             if self._virtual:
-                self._runtime.call_at(self._runtime.now_ns, handler, cpu=self._irq_cpu.get(vector, 0))
+                self._send(vector, handler)
             else:
                 handler()
+
+    def _send(self, vector: int, handler: IrqHandler) -> None:
+        """Have the handler called in a simulation: an interrupt of the CPU that submitted last."""
+        runtime, cpu = self._runtime, self._irq_cpu.get(vector, 0)
+        message = self._messages.get(vector)
+        if message is None or message.pending:
+            self._messages[vector] = runtime.call_at(runtime.now_ns, handler, cpu=cpu)
+        else:
+            runtime.call_again(message, runtime.now_ns, cpu)
 
 
 def _is_a_port(transport: InprocTransport) -> DevicePort:
