@@ -25,7 +25,7 @@ from nvme_emu.core.faults import load_rules
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import Kworker, TraceHub
 from nvme_emu.core.units import parse_size
-from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver
+from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver, RecoveryConfig
 from nvme_emu.media import Media, open_media
 from nvme_emu.observe.faults import Faults
 from nvme_emu.transports import InprocTransport
@@ -50,8 +50,9 @@ class MachineConfig:
     "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
     ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
     equally. ``worker`` is one of ``driver.device.WORKER_STYLES``; with "poll" who waits looks for ``poll_ns`` before it
-    sleeps. ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class``
-    is who drives the device: a subclass of NvmeDriver, to test or compare one's own.
+    sleeps. ``io_timeout``, ``admin_timeout`` (seconds) and ``max_retries`` are Linux's module parameters.
+    ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
+    drives the device: a subclass of NvmeDriver, to test or compare one's own.
 
     ``check`` "error" or "warn" watches what the driver does (docs/checker.md), "off" does not, None asks the
     environment's NVME_EMU_CHECK. With "error" the call that breaks a rule raises CheckError, or `close` does
@@ -73,6 +74,9 @@ class MachineConfig:
     cpus: int = 2
     scheduler: Any = None
     poison: bool = False
+    io_timeout: float = 30.0
+    admin_timeout: float = 60.0
+    max_retries: int = 5
     host: HostModel = field(default_factory=HostModel)
     costs: kworker.SimCosts = field(default_factory=kworker.SimCosts)
     controller: ControllerConfig = field(default_factory=ControllerConfig)
@@ -114,6 +118,9 @@ class MachineConfig:
             depth=self.depth,
             poison=self.poison,
             host=self.host,
+            recovery=RecoveryConfig(
+                io_timeout=self.io_timeout, admin_timeout=self.admin_timeout, max_retries=self.max_retries
+            ),
         )
 
 

@@ -1,7 +1,8 @@
 """The admin queue: each command that the driver sends to the controller as a whole, as a function.
 
-All of them block their caller until the controller answers, at most ``ADMIN_TIMEOUT_NS``. The numbers are
-Linux's: 32 entries, 30 tags, and CID 31 for the one Asynchronous Event Request that is outstanding.
+All of them but Abort block their caller until the controller answers. A caller that has waited ``admin_timeout``
+seconds says so to recovery. The numbers are Linux's: 32 entries, 30 tags, and CID 31 for the one Asynchronous Event
+Request that is outstanding.
 """
 
 from __future__ import annotations
@@ -13,21 +14,65 @@ import numpy as np
 from nvme_emu.driver.errno_table import error_of
 from nvme_emu.driver.queue_pair import PAGE_SIZE, QueuePair
 from nvme_emu.driver.request import Request
-from nvme_emu.driver.submit import SyncPath
+from nvme_emu.driver.submit import CLOSED, OPEN, SyncPath
 from nvme_emu.spec.commands import join64
 from nvme_emu.spec.opcodes import AdminOpcode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kworker import Completion
     from nvme_emu.driver.queue_pair import QueueContext
+    from nvme_emu.driver.recovery import Recovery
 
-__all__ = ["ADMIN_DEPTH", "ADMIN_TIMEOUT_NS", "AdminQueue"]
+__all__ = ["ADMIN_DEPTH", "ADMIN_TAGS", "AdminPath", "AdminQueue"]
 
 ADMIN_DEPTH = 32
 ADMIN_TAGS = 30
 AER_CID = 31
-ADMIN_TIMEOUT_NS = 60_000_000_000
+
+
+class DetachedRequest(Request):
+    """A command that nobody waits for: its callbacks run where it ends."""
+
+    __slots__ = ()
+
+    def mark_done(self) -> None:
+        self.finish()
+
+
+class AdminPath(SyncPath):
+    """Who sends waits, and notices by itself when that takes too long. Whoever brings the controller up passes a closed
+    gate; everybody else waits there until the controller is live."""
+
+    def __init__(self, pair: QueuePair, context: QueueContext, recovery: Recovery) -> None:
+        super().__init__(pair, context, recovery)
+        self.timeout_ns = int(recovery.config.admin_timeout * 1e9)
+
+    def _issue(self, rq: Request) -> None:
+        connecting = self.recovery.connecting
+        if self.gate == CLOSED and connecting is not None and connecting is self.runtime.current():
+            with self.ring_lock:
+                self.pair.prepare(rq)
+                self.pair.commit()
+            return
+        super()._issue(rq)
+
+    def start(self, rq: Request) -> bool:
+        """Send without waiting, from any context; False, and nothing was done, without a tag or an open gate."""
+        with self.ring_lock:
+            if self.gate != OPEN or not self.pair.tags.free:
+                return False
+            rq._path = self
+            self.pair.prepare(rq)
+            self.pair.commit()
+        return True
+
+    def _sleep(self, rq: Request, completion: Completion) -> None:
+        while not completion.wait(self.timeout_ns):
+            if rq.done:
+                return
+            self.recovery.admin_expired(rq)
 
 
 class AdminQueue:
@@ -39,15 +84,14 @@ class AdminQueue:
     def __init__(
         self,
         context: QueueContext,
-        on_timeout: Callable[[Request], None],
+        recovery: Recovery,
         on_event: Callable[[int], None],
         on_stray: Callable[[int, int, int], None],
     ) -> None:
         self._on_event = on_event
         self._on_stray = on_stray
         self.pair = QueuePair(context, 0, ADMIN_DEPTH, ADMIN_TAGS, self._stray)
-        self.path = SyncPath(self.pair, context, on_timeout)
-        self.path.timeout_ns = ADMIN_TIMEOUT_NS
+        self.path = AdminPath(self.pair, context, recovery)
 
     def execute(
         self,
@@ -157,6 +201,19 @@ class AdminQueue:
         with self.path.ring_lock:
             self.pair.prepare_reserved(AER_CID, AdminOpcode.ASYNC_EVENT_REQUEST)
             self.pair.commit()
+
+    def has_room(self) -> bool:
+        """Whether a command could be sent without waiting."""
+        return self.path.gate == OPEN and bool(self.pair.tags.free)
+
+    def abort(self, qid: int, cid: int, on_done: Callable[[Request], object]) -> bool:
+        """Send an Abort for a command, from any context; ``on_done`` hears of its end. False if there was no room."""
+        from nvme_emu.spec.commands import ABORT_CDW10
+
+        rq = DetachedRequest(AdminOpcode.ABORT, 0, ABORT_CDW10.pack(sqid=qid, cid=cid))
+        rq.admin = True
+        rq.add_callback(on_done)
+        return self.path.start(rq)
 
     def _stray(self, cid: int, dw0: int, status: int) -> None:
         if cid == AER_CID and not status:

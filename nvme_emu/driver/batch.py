@@ -15,6 +15,8 @@ from nvme_emu.driver.prp import ENTRY_BYTES
 from nvme_emu.driver.request import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nvme_emu.core.memory import HostMemory, Region
 
 __all__ = ["BATCH_MIN", "BatchRequest", "fits_columns"]
@@ -42,11 +44,14 @@ def fits_columns(count: int, nbytes: int) -> bool:
 class BatchRequest(Request):
     """``len(slbas)`` commands of ``nlb`` blocks over one buffer, the i-th at ``buffer[i * nlb * lba_size:]``.
 
-    ``issued`` commands are on the ring or done, ``left`` have not ended. The batch is done when all have; its
-    status is that of the failed command that comes first in the batch.
+    ``issued`` commands are on the ring or done, ``left`` have not ended, ``failed`` is {number: status}. The batch is
+    done when all have ended; its status is that of the failed command that comes first in the batch.
     """
 
-    __slots__ = ("_failed", "_lists", "columns", "issued", "left", "prp1", "prp2", "slbas", "width")
+    __slots__ = (
+        "_first_failed", "_lists", "columns", "failed", "issued", "left", "parts_left", "prp1", "prp2", "slbas",
+        "width",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -64,7 +69,9 @@ class BatchRequest(Request):
         self.width = width
         self.issued = 0
         self.left = len(slbas)
-        self._failed = len(slbas)
+        self._first_failed = len(slbas)
+        self.failed: dict[int, int] = {}
+        self.parts_left: list[int] = []
         self._lists: Region | None = None
         self.prp1 = self.prp2 = np.zeros(0, np.uint64)
 
@@ -113,7 +120,54 @@ class BatchRequest(Request):
 
     def fail(self, index: int, status: int) -> None:
         """Command ``index`` ended with a status that is not success."""
-        if index < self._failed:
-            self._failed = index
+        self.failed[index] = status
+        if index < self._first_failed:
+            self._first_failed = index
             self._status = status
             self.slba = int(self.slbas[index])
+
+    def abandon(self, memory: HostMemory | None, status: int) -> bool:
+        """End the commands that were not issued with ``status``. True if the batch is done with that.
+
+        ``memory`` is where it is mapped, if it is.
+        """
+        for index in range(self.issued, len(self.slbas)):
+            self.fail(index, status)
+        self.left -= len(self.slbas) - self.issued
+        self.issued = len(self.slbas)
+        if self.left:
+            return False
+        if memory is not None:
+            self.unmap(memory)
+        return True
+
+    def parts(self, wanted: Callable[[int], bool]) -> list[Request]:
+        """Requests of their own for the failed commands whose status is ``wanted``; once all of the batch has ended.
+
+        The outcome of each is told with ``part_ended``.
+        """
+        assert self.data is not None
+        found: list[Request] = []
+        width = self.width
+        for index, status in sorted(self.failed.items()):
+            if wanted(status):
+                piece = self.data[index * width : (index + 1) * width]
+                part = Request(
+                    self.opcode, self.nsid, int(self.slbas[index]), self.nlb, self.cdw12, piece, self.to_device
+                )
+                part.add_callback(lambda rq, index=index: self._part_ended(index, rq))  # type: ignore[misc]
+                found.append(part)
+        self.parts_left = list(range(len(found)))
+        return found
+
+    def _part_ended(self, index: int, part: Request) -> None:
+        """Of several ends at once exactly one draws the 0, as in a SplitRequest; it makes the sum."""
+        if part._status:
+            self.failed[index] = part._status
+        else:
+            del self.failed[index]
+        if self.parts_left.pop() == 0:
+            first = min(self.failed, default=None)
+            self._status = 0 if first is None else self.failed[first]
+            self.slba = int(self.slbas[first or 0])
+            self.finish()

@@ -15,15 +15,17 @@ from weakref import WeakKeyDictionary
 import kworker
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.page_pool import PagePool
-from nvme_emu.core.trace import NvmeAsyncEvent, NvmeState, TraceHub
+from nvme_emu.core.trace import NvmeState, TraceHub
 from nvme_emu.driver.admin import ADMIN_DEPTH, AdminQueue
+from nvme_emu.driver.aer import EventHandler
 from nvme_emu.driver.handoff import InlinePumpPath, PollingPumpPath
 from nvme_emu.driver.host_model import HostModel
 from nvme_emu.driver.namespace import Namespace
+from nvme_emu.driver.pump import PerRequestPath, PumpPath
 from nvme_emu.driver.queue_pair import PAGE_SIZE, QueueContext, QueuePair
+from nvme_emu.driver.recovery import Recovery, RecoveryConfig
 from nvme_emu.driver.state import CtrlState, StateMachine
-from nvme_emu.driver.submit import PerRequestPath, PumpPath, SubmitPath, SyncPath
-from nvme_emu.spec.events import ASYNC_EVENT_DW0, AsyncEventType, AsyncNoticeInfo
+from nvme_emu.driver.submit import SubmitPath, SyncPath
 from nvme_emu.spec.registers import (
     AQA,
     CAP,
@@ -43,16 +45,14 @@ from nvme_emu.spec.registers import (
 )
 
 if TYPE_CHECKING:
-    from kworker import KthreadWork, KthreadWorker, Runtime
+    from kworker import KthreadWorker, Runtime
     from nvme_emu.core.ports import DevicePort
-    from nvme_emu.driver.request import Request
 
 __all__ = ["WORKER_STYLES", "DriverConfig", "NvmeDriver"]
 
 ALL_ONES_32 = 0xFFFF_FFFF
 POLL_MS = 1
-SHUTDOWN_MS_MIN, SHUTDOWN_MS_MAX = 5_000, 60_000
-HOST_ABORTED = 0x371
+SHUTDOWN_MS_MAX = 60_000
 POOL_PAGES = 16_384
 POLL_NS_MAX = 1_000_000_000
 WORKER_STYLES = ("pump", "inline", "poll", "per-request")
@@ -66,7 +66,7 @@ class DriverConfig:
     :meth:`NvmeDriver.use`). ``worker`` one of WORKER_STYLES (async only), ``poll_ns`` how long
     "poll" looks before it sleeps; ``queues`` I/O queue
     pairs asked for, of each kind; ``depth`` entries of each (Linux: io_queue_depth, 2 … 4095 and no more than CAP.MQES
-    allows); ``instance`` the number in the worker's name.
+    allows); ``instance`` the number in the worker's name; ``recovery`` time-outs and retries.
     """
 
     mode: str = "sync"
@@ -77,6 +77,7 @@ class DriverConfig:
     instance: int = 1
     poison: bool = False
     host: HostModel = field(default_factory=HostModel)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
     def __post_init__(self) -> None:
         if self.mode not in ("sync", "async", "mixed"):
@@ -96,8 +97,13 @@ class NvmeDriver:
 
     ``namespaces`` is {nsid: Namespace}; ``workers`` the I/O workers in queue order (none in sync mode);
     ``paths`` and ``admin`` are for who looks inside. ``probe`` and ``shutdown`` block; both run on the
-    runtime that was given.
+    runtime that was given. ``recovery`` is what happens when the controller does not do as it should, with its
+    counters and log; ``events`` handles asynchronous events. ``recovery_class`` and ``events_class`` are for those who
+    test other ways.
     """
+
+    recovery_class: type[Recovery] = Recovery
+    events_class: type[EventHandler] = EventHandler
 
     def __init__(self, port: DevicePort, runtime: Runtime, config: DriverConfig, trace: TraceHub) -> None:
         self.config = config
@@ -115,10 +121,12 @@ class NvmeDriver:
         self._pool = pool
         self._context = QueueContext(port, pool, runtime, trace, config.host)
         self._admin: AdminQueue | None = None
-        self._events: list[int] = []
+        self._retired: list[SubmitPath] = []
+        self._cap: Any = None
         self._wq: KthreadWorker | None = None
-        self._event_work = kworker.KthreadWork()
-        kworker.kthread_init_work(self._event_work, self._handle_events)
+        self._reset_wq: KthreadWorker | None = None
+        self.recovery = self.recovery_class(self, config.recovery)
+        self.events = self.events_class(self)
         self._by_caller: WeakKeyDictionary[object, SubmitPath] = WeakKeyDictionary()
         self.max_transfer_bytes = 0
 
@@ -146,6 +154,24 @@ class NvmeDriver:
         """The worker that handles asynchronous events, while there is one."""
         return self._wq
 
+    @property
+    def reset_worker(self) -> KthreadWorker | None:
+        """The worker that resets the controller, while there is one."""
+        return self._reset_wq
+
+    @property
+    def port(self) -> DevicePort:
+        """The way to the device."""
+        return self._port
+
+    def change_state(self, new: CtrlState) -> bool:
+        """Enter a state (``nvme_change_ctrl_state``); False, and nothing changed, where that is not allowed."""
+        return self._machine.change(new)
+
+    def all_paths(self) -> list[SubmitPath]:
+        """The paths of all queues, the admin queue's first."""
+        return [*([self._admin.path] if self._admin is not None else []), *self.paths]
+
     def _state_changed(self, old: CtrlState, new: CtrlState) -> None:
         emit = self.trace.emit
         if emit is not None:
@@ -155,20 +181,39 @@ class NvmeDriver:
 
     def probe(self) -> None:
         """Bring the controller to LIVE. NvmeError if it is absent, does not get ready or refuses."""
-        self._machine.change(CtrlState.CONNECTING)
+        self.change_state(CtrlState.CONNECTING)
+        self.recovery.connecting = self.runtime.current()
         try:
             self._enable()
             self._identify()
             self._start_wq()
             self._create_io_queues()
             self.rescan()
+            self.events.enable()
         except BaseException:
             self._fail()
             raise
-        self._machine.change(CtrlState.LIVE)
-        self.admin.request_event()
+        finally:
+            self.recovery.connecting = None
+        self.change_state(CtrlState.LIVE)
+        self.events.start()
+
+    def bring_up_again(self) -> None:
+        """The same after a reset, with the queues that there are. NvmeError where that fails."""
+        self._read_capabilities()
+        self._start_controller()
+        self._identify()
+        self._create_io_queues_again()
+        self.events.enable()
 
     def _enable(self) -> None:
+        self._read_capabilities()
+        self.disable()
+        self._admin = AdminQueue(self._context, self.recovery, self._event, self._stray)
+        self._port.connect_irq(0, self._admin.path.interrupt)
+        self._start_controller()
+
+    def _read_capabilities(self) -> None:
         port = self._port
         if port.read32(Reg.CSTS) == ALL_ONES_32:
             raise NvmeError(errno.ENODEV, "CSTS reads all ones: there is no controller")
@@ -179,10 +224,10 @@ class NvmeDriver:
             raise NvmeError(
                 errno.ENODEV, f"CAP.MPSMIN wants pages of {size} bytes, the driver has {PAGE_SIZE}"
             )
-        self._disable()
-        self._admin = AdminQueue(self._context, self._timed_out, self._event, self._stray)
-        pair = self._admin.pair
-        port.connect_irq(0, self._admin.path.interrupt)
+
+    def _start_controller(self) -> None:
+        """Tell the disabled controller of the admin queue, and enable it."""
+        port, cap, pair = self._port, self._cap, self.admin.pair
         port.write32(Reg.AQA, AQA.pack(asqs_z=ADMIN_DEPTH - 1, acqs_z=ADMIN_DEPTH - 1))
         port.write64(Reg.ASQ, pair.sq_addr)
         port.write64(Reg.ACQ, pair.cq_addr)
@@ -195,11 +240,21 @@ class NvmeDriver:
             timeout_ms = max(timeout_ms, CRTO.unpack(port.read32(Reg.CRTO)).crwmt * CRTO_UNIT_MS)
         self._wait_csts(CSTS_RDY, CSTS_RDY, timeout_ms, "become ready after CC.EN=1")
 
-    def _disable(self) -> None:
+    def disable(self) -> None:
+        """Clear CC.EN and wait until the controller has stopped. NvmeError if it does not, or is gone."""
         port = self._port
         cc = port.read32(Reg.CC)
-        port.write32(Reg.CC, CC.replace(cc, en=0, shn=0))
+        if cc != ALL_ONES_32:
+            port.write32(Reg.CC, CC.replace(cc, en=0, shn=0))
         self._wait_csts(CSTS_RDY, 0, (self._cap.to + 1) * CAP_TO_UNIT_MS, "leave ready after CC.EN=0")
+
+    def disable_for_good(self) -> None:
+        """The same for a controller that will not be used again: one that does not stop is left alone."""
+        try:
+            if self._cap is not None:
+                self.disable()
+        except NvmeError as error:
+            self.recovery.say(str(error))
 
     def _wait_csts(self, mask: int, wanted: int, timeout_ms: int, what: str) -> None:
         for waited in range(0, timeout_ms + 1, POLL_MS):
@@ -219,20 +274,18 @@ class NvmeDriver:
         from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, Cns
 
         self.identity = IDENTIFY_CONTROLLER.parse(self.admin.identify(Cns.CONTROLLER).tobytes())
-        mdts = self.identity.mdts
+        identity = self.identity
+        self.recovery.aborts_left = identity.acl_z + 1
+        self.recovery.crdt = (identity.crdt1, identity.crdt2, identity.crdt3)
+        mdts = identity.mdts
         self.max_transfer_bytes = PAGE_SIZE << mdts if mdts else 0
 
     def _create_io_queues(self) -> None:
-        from nvme_emu.spec.features import NUMBER_OF_QUEUES, Fid
-
         config = self.config
         kinds = [config.mode] * config.queues
         if config.mode == "mixed":
             kinds = ["async", "sync"] * config.queues
-        last = len(kinds) - 1
-        wanted = NUMBER_OF_QUEUES.pack(nsq_z=last, ncq_z=last)
-        granted = NUMBER_OF_QUEUES.unpack(self.admin.set_features(Fid.NUMBER_OF_QUEUES, wanted))
-        count = min(len(kinds), granted.nsq_z + 1, granted.ncq_z + 1)
+        count = self._agree_on_queues(len(kinds))
         depth = min(config.depth, self._cap.mqes_z + 1)
         for qid in range(1, count + 1):
             pair = QueuePair(self._context, qid, depth, min(depth - 1, 4095), self._stray)
@@ -241,16 +294,37 @@ class NvmeDriver:
             self.admin.create_queues(pair, vector=qid)
             path.open_lane()
             self.paths.append(path)
+            self.recovery.watch(path)
+
+    def _create_io_queues_again(self) -> None:
+        """After a reset. A controller that grants fewer queues, or smaller ones, is another one than it was."""
+        count = self._agree_on_queues(len(self.paths))
+        if count < len(self.paths):
+            raise NvmeError(errno.ENODEV, f"{count} I/O queues after the reset, {len(self.paths)} before")
+        for path in self.paths:
+            pair = path.pair
+            if pair.depth > self._cap.mqes_z + 1:
+                raise NvmeError(errno.ENODEV, f"queues of {self._cap.mqes_z + 1} entries, {pair.depth} before")
+            self.admin.create_queues(pair, vector=pair.qid)
+
+    def _agree_on_queues(self, wanted: int) -> int:
+        """How many I/O queue pairs we get (Set Features, 07h), ``wanted`` at most."""
+        from nvme_emu.spec.features import NUMBER_OF_QUEUES, Fid
+
+        last = wanted - 1
+        cdw11 = NUMBER_OF_QUEUES.pack(nsq_z=last, ncq_z=last)
+        granted = NUMBER_OF_QUEUES.unpack(self.admin.set_features(Fid.NUMBER_OF_QUEUES, cdw11))
+        return int(min(wanted, granted.nsq_z + 1, granted.ncq_z + 1))
 
     def _make_path(self, pair: QueuePair, kind: str) -> SubmitPath:
         config, context = self.config, self._context
         if kind == "sync":
-            return SyncPath(pair, context, self._timed_out)
+            return SyncPath(pair, context, self.recovery)
         worker = self._start_worker(pair.qid)
         if config.worker == "poll":
-            return PollingPumpPath(pair, context, self._timed_out, worker, config.poll_ns)
+            return PollingPumpPath(pair, context, self.recovery, worker, config.poll_ns)
         styles = {"pump": PumpPath, "inline": InlinePumpPath, "per-request": PerRequestPath}
-        return styles[config.worker](pair, context, self._timed_out, worker)
+        return styles[config.worker](pair, context, self.recovery, worker)
 
     def _start_worker(self, qid: int) -> KthreadWorker:
         """The I/O worker of a queue, running."""
@@ -266,7 +340,7 @@ class NvmeDriver:
         return worker
 
     def rescan(self) -> None:
-        """Read the list of active namespaces and make, keep or drop their objects."""
+        """Read the list of active namespaces and make, update or drop their objects."""
         from nvme_emu.spec.identify import Cns
 
         active: list[int] = []
@@ -281,8 +355,11 @@ class NvmeDriver:
         for nsid in set(self.namespaces) - set(active):
             del self.namespaces[nsid]
         for nsid in active:
-            if nsid not in self.namespaces:
-                self.namespaces[nsid] = Namespace(self, nsid, self.admin.identify(Cns.NAMESPACE, nsid=nsid))
+            identify = self.admin.identify(Cns.NAMESPACE, nsid=nsid)
+            if nsid in self.namespaces:
+                self.namespaces[nsid].update(identify)
+            else:
+                self.namespaces[nsid] = Namespace(self, nsid, identify)
 
     # Callers ----------------------------------------------------------------------------------------
 
@@ -317,37 +394,17 @@ class NvmeDriver:
     # Events -----------------------------------------------------------------------------------------
 
     def _start_wq(self) -> None:
-        worker = kworker.kthread_create_worker(0, "nvme-wq%d", self.config.instance, runtime=self.runtime)
+        self._wq = self._create_worker("nvme-wq%d")
+        self._reset_wq = self._create_worker("nvme-reset-wq%d")
+
+    def _create_worker(self, namefmt: str) -> KthreadWorker:
+        worker = kworker.kthread_create_worker(0, namefmt, self.config.instance, runtime=self.runtime)
         if isinstance(worker, int):
-            raise NvmeError(-worker, "cannot create the driver's nvme-wq worker")
-        self._wq = worker
+            raise NvmeError(-worker, f"cannot create the driver's worker {namefmt % self.config.instance}")
+        return worker
 
     def _event(self, dw0: int) -> None:
-        self._events.append(dw0)
-        # After shutdown has begun nobody is told any more: the admin queue is about to go.
-        if self._wq is not None and self.state is CtrlState.LIVE:
-            kworker.kthread_queue_work(self._wq, self._event_work)
-
-    def _handle_events(self, _work: KthreadWork) -> None:
-        """Read the log page that an event names (which re-arms it), act on it, and ask for the next."""
-        while self._events:
-            dw0 = self._events.pop(0)
-            emit = self.trace.emit
-            if emit is not None:
-                emit(NvmeAsyncEvent(self.runtime.now_ns, dw0))
-            event = ASYNC_EVENT_DW0.unpack(dw0)
-            if event.lid:
-                self.admin.get_log_page(event.lid, 512 if event.lid != 4 else 4096)
-            if (
-                event.aet == AsyncEventType.NOTICE
-                and event.aei == AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED
-            ):
-                self.namespaces.clear()
-                self.rescan()
-            if self.on_aen is not None:
-                self.on_aen(dw0)
-            if self.state is CtrlState.LIVE:
-                self.admin.request_event()
+        self.events.arrived(dw0)
 
     def _stray(self, cid: int, dw0: int, status: int) -> None:
         # Linux logs "invalid id completed on queue" and drops it.
@@ -355,68 +412,89 @@ class NvmeDriver:
 
     # Ends -------------------------------------------------------------------------------------------
 
-    def _timed_out(self, rq: Request) -> None:
-        """A request has not ended within its time: look once more, then give the controller up."""
-        self._port.poll()
-        if rq.done:
-            return
-        csts = self._port.read32(Reg.CSTS)
-        self._fail(f"{rq.describe()} timed out, CSTS {csts:#x}")
+    def reset(self) -> None:
+        """Reset the controller (``nvme_reset_ctrl_sync``) and wait until that is over; I/O waits meanwhile and goes on.
 
-    def _fail(self, _why: str = "") -> None:
+        NvmeError (EBUSY) where the state does not allow it, (ENODEV) if the controller is lost by it.
+        """
+        if not self.recovery.schedule_reset():
+            raise NvmeError(errno.EBUSY, f"the controller is {self.state.value}: it cannot be reset")
+        self.recovery.flush()
+        if self.state is not CtrlState.LIVE:
+            raise NvmeError(errno.ENODEV, f"the controller is {self.state.value} after the reset")
+
+    def _fail(self) -> None:
         """The controller is lost: disable it and end everything that waits for it."""
-        self._machine.change(CtrlState.DELETING)
-        self._machine.change(CtrlState.DEAD)
-        self._port.write32(Reg.CC, 0)
-        paths = [*self.paths, *([self._admin.path] if self._admin is not None else [])]
-        self.paths = []
-        for path in paths:
-            for rq in path.pair.cancel_all(HOST_ABORTED):
-                rq.finish()
-            for rq in path.pending():
-                rq._status = HOST_ABORTED
-                rq._path = path
-                rq.finish()
+        self.recovery.kill()
         self._stop_workers()
+
+    def retire_paths(self) -> None:
+        """Nobody gets a path any more; their memory is kept until shutdown."""
+        self._retired += self.paths
+        self.paths = []
 
     def drain(self) -> None:
         """Wait until every request that was taken has ended."""
-        for path in self.paths:
-            while True:
-                rq = next((r for r in path.pair.inflight if r is not None), None)
-                if rq is None:
-                    queued = getattr(path, "requests", None)
-                    if not queued:
-                        break
-                    rq = queued[0]
+        for path in list(self.paths):
+            while (rq := path.unfinished()) is not None:
                 path.wait(rq, None)
 
     def shutdown(self) -> None:
-        """End what is outstanding, delete the queues, and shut the controller down normally (CC.SHN=01b)."""
-        if self.state is not CtrlState.LIVE:
-            self._stop_workers()
-            return
-        self.drain()
-        self._machine.change(CtrlState.DELETING)
+        """End what is outstanding, delete the queues, and shut the controller down normally (CC.SHN=01b).
+
+        NvmeError where the controller does not do so; it is let go all the same.
+        """
+        self.recovery.flush()
+        if self.state is CtrlState.LIVE:
+            self.drain()
+            self.recovery.flush()
+        if self.state is CtrlState.LIVE and self.is_lost():
+            self.recovery.kill()
+        failure: NvmeError | None = None
+        if self.change_state(CtrlState.DELETING):
+            failure = self._shut_down()
+        self._stop_workers()
+        self._release()
+        self.change_state(CtrlState.DEAD)
+        if failure is not None:
+            raise failure
+
+    def is_lost(self) -> bool:
+        """Whether the controller is gone, or has failed."""
+        csts = self._port.read32(Reg.CSTS)
+        return csts == ALL_ONES_32 or bool(csts & CSTS_CFS)
+
+    def _shut_down(self) -> NvmeError | None:
+        self.recovery.unwatch()
         if self._wq is not None:
             # An event that is being handled still needs the admin queue.
             kworker.kthread_flush_worker(self._wq)
-        for path in self.paths:
-            self.admin.delete_queues(path.pair.qid)
+        try:
+            for path in self.paths:
+                self.admin.delete_queues(path.pair.qid)
+            self._stop_controller()
+        except NvmeError as error:
+            self.disable_for_good()
+            return error
+        return None
+
+    def _stop_controller(self) -> None:
         cc = self._port.read32(Reg.CC)
         self._port.write32(Reg.CC, CC.replace(cc, shn=CC_SHN_NORMAL))
-        rtd3e_ms = self.identity.rtd3e // 1000
-        timeout_ms = min(max(rtd3e_ms, SHUTDOWN_MS_MIN), SHUTDOWN_MS_MAX)
+        least_ms = int(self.config.recovery.shutdown_timeout * 1000)
+        timeout_ms = min(max(self.identity.rtd3e // 1000, least_ms), max(SHUTDOWN_MS_MAX, least_ms))
         self._wait_csts(CSTS.mask("shst"), CSTS.pack(shst=CSTS_SHST_COMPLETE), timeout_ms, "shut down")
-        self._disable()
-        for path in self.paths:
-            path.pair.close()
-        self.admin.pair.close()
+        self.disable()
+
+    def _release(self) -> None:
+        """Give back what was the queues' memory."""
+        if self._admin is not None:
+            for path in [*self.paths, *self._retired, self._admin.path]:
+                path.pair.close()
+            self._pool.close()
         self.paths = []
+        self._retired = []
         self.namespaces.clear()
-        self._stop_workers()
-        self._machine.change(CtrlState.DEAD)
-        self._pool.close()
 
     def _stop_workers(self) -> None:
         current = self.runtime.current()
@@ -426,6 +504,7 @@ class NvmeDriver:
                 kworker.kthread_flush_worker(worker)
                 kworker.kthread_stop(task)
         self.workers = []
-        if self._wq is not None and self._wq.task is not current:
-            kworker.kthread_destroy_worker(self._wq)
-        self._wq = None
+        for owned in (self._wq, self._reset_wq):
+            if owned is not None and owned.task is not current:
+                kworker.kthread_destroy_worker(owned)
+        self._wq = self._reset_wq = None

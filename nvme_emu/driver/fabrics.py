@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from nvme_emu.core.dhchap import Secret
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.memory import HostMemory
-from nvme_emu.driver.admin import ADMIN_DEPTH, ADMIN_TAGS, ADMIN_TIMEOUT_NS, AdminQueue
+from nvme_emu.driver.admin import ADMIN_DEPTH, ADMIN_TAGS, AdminQueue
 from nvme_emu.driver.device import ALL_ONES_32, DriverConfig, NvmeDriver
 from nvme_emu.driver.fabrics_auth import authenticate
 from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
 from nvme_emu.driver.fabrics_path import FabricsPumpPath, FabricsSyncPath
+from nvme_emu.driver.pump import PerRequestPath
 from nvme_emu.driver.state import CtrlState
-from nvme_emu.driver.submit import PerRequestPath
 from nvme_emu.spec.commands import join64
 from nvme_emu.spec.fabrics import CATTR, CNTLID_ANY, CONNECT_DATA
 from nvme_emu.spec.opcodes import AdminOpcode, FabricsType
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from nvme_emu.core.ports import IrqHandler
     from nvme_emu.core.trace import TraceHub
     from nvme_emu.driver.queue_pair import QueueContext
-    from nvme_emu.driver.request import Request
+    from nvme_emu.driver.recovery import Recovery
     from nvme_emu.driver.submit import SubmitPath
 
 __all__ = ["FabricsDriver", "FabricsHost", "default_hostnqn"]
@@ -157,7 +157,7 @@ class FabricsAdminQueue(AdminQueue):
         self,
         context: QueueContext,
         channel: CapsuleChannel,
-        on_timeout: Callable[[Request], None],
+        recovery: Recovery,
         on_event: Callable[[int], None],
         on_stray: Callable[[int, int, int], None],
         on_lost: Callable[[OSError], None],
@@ -166,8 +166,8 @@ class FabricsAdminQueue(AdminQueue):
         self._on_stray = on_stray
         self.wires = FabricsPair(context, channel, 0, ADMIN_DEPTH, ADMIN_TAGS, self._stray, on_lost)
         self.pair: Any = self.wires
-        self.path: Any = FabricsSyncPath(self.wires, context, on_timeout)
-        self.path.timeout_ns = ADMIN_TIMEOUT_NS
+        self.path: Any = FabricsSyncPath(self.wires, context, recovery)
+        self.path.timeout_ns = int(recovery.config.admin_timeout * 1e9)
         self._properties = threading.Lock()
 
     def property_get(self, offset: int, wide: bool) -> int:
@@ -230,7 +230,7 @@ class FabricsDriver(NvmeDriver):
         except OSError as error:
             raise NvmeError(error.errno or errno.EIO, error.strerror or str(error)) from error
         admin = FabricsAdminQueue(
-            self._context, channel, self._timed_out, self._event, self._stray, self._connection_lost
+            self._context, channel, self.recovery, self._event, self._stray, self._connection_lost
         )
         self._admin = admin
         self.cntlid = connect(admin.path, self.host, self.fabric.nqn, CNTLID_ANY, 0, ADMIN_DEPTH)
@@ -259,7 +259,7 @@ class FabricsDriver(NvmeDriver):
         channel = self.fabric.open()
         context = self._context
         pair = FabricsPair(context, channel, qid, depth, min(depth - 1, 4095), self._stray, self._connection_lost)
-        sync = FabricsSyncPath(pair, context, self._timed_out)
+        sync = FabricsSyncPath(pair, context, self.recovery)
         connect(sync, self.host, self.fabric.nqn, self.cntlid, qid, depth)
         capsule = int(self.identity.ioccsz) * CAPSULE_UNIT - SQE_BYTES
         channel.in_capsule_bytes = max(0, min(capsule, IN_CAPSULE_MAX)) if not self.identity.icdoff else 0
@@ -268,10 +268,10 @@ class FabricsDriver(NvmeDriver):
         worker = self._start_worker(qid)
         path: SubmitPath
         if self.config.worker == "pump":
-            path = FabricsPumpPath(pair, context, self._timed_out, worker)
+            path = FabricsPumpPath(pair, context, self.recovery, worker)
         else:
             pair.rearm = True
-            path = PerRequestPath(as_pair(pair), context, self._timed_out, worker)
+            path = PerRequestPath(as_pair(pair), context, self.recovery, worker)
         self.fabric.watch(channel, path.interrupt)
         return path
 

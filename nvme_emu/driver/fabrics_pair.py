@@ -241,13 +241,31 @@ class FabricsPair:
             self.tags.release(tag)
             if isinstance(rq, BatchRequest):
                 rq.fail(self._index[tag], status)
-                if rq.left:
-                    rq.left = 0
+                rq.left -= 1
+                if not rq.left:
                     done.append(rq)
             else:
                 rq._status = status
                 done.append(rq)
         return done
+
+    def has_completion(self) -> bool:
+        """Nothing can be seen without taking it."""
+        return False
+
+    def collect(self) -> list[Request]:
+        """What came before the connection went is taken already."""
+        return []
+
+    def start_over(self) -> None:
+        """There are no rings."""
+        self.tail = 0
+        self._prepared = 0
+        self._armed = False
+
+    def abandon(self, batch: BatchRequest, status: int) -> bool:
+        """End what was not issued of a batch; True if it is done with that."""
+        return batch.abandon(None, status)
 
     def close(self) -> None:
         """Close the connection."""

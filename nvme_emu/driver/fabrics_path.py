@@ -10,17 +10,19 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import kworker
 from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
-from nvme_emu.driver.submit import PumpPath, SubmitPath
+from nvme_emu.driver.pump import PumpPath
+from nvme_emu.driver.submit import LOOK_AGAIN_NS, SubmitPath
 
 if TYPE_CHECKING:
     from kworker import KthreadWorker
     from nvme_emu.driver.queue_pair import QueueContext
+    from nvme_emu.driver.recovery import Recovery
     from nvme_emu.driver.request import Request
 
 __all__ = ["FabricsPumpPath", "FabricsSyncPath"]
@@ -34,8 +36,8 @@ PUMP_LOOK_NS = 100_000
 class FabricsSyncPath(SubmitPath):
     """Submission and completion in the caller."""
 
-    def __init__(self, pair: FabricsPair, context: QueueContext, on_timeout: Callable[[Request], None]) -> None:
-        super().__init__(as_pair(pair), context, on_timeout)
+    def __init__(self, pair: FabricsPair, context: QueueContext, recovery: Recovery) -> None:
+        super().__init__(as_pair(pair), context, recovery)
         self.ring_lock = threading.Lock()
         self.wires = pair
         self._reading = threading.Lock()
@@ -115,7 +117,7 @@ class FabricsSyncPath(SubmitPath):
                             now_ns = self.runtime.now_ns
                             started_ns = started_ns or now_ns
                             if now_ns - started_ns >= self.timeout_ns:
-                                self._on_timeout(rq)
+                                self.recovery.wire_expired(rq)
                                 started_ns = 0
                 finally:
                     reading.release()
@@ -177,8 +179,22 @@ class FabricsSyncPath(SubmitPath):
             self._hand_on()
             self.wires.channel.rearm()
 
-    def pending(self) -> list[Request]:
-        return []
+    def _enter_rings(self) -> None:
+        while not self._reading.acquire(False):
+            self.runtime.sleep_ns(LOOK_AGAIN_NS)
+        self.ring_lock.acquire()
+
+    def _leave_rings(self) -> None:
+        self.ring_lock.release()
+        self._reading.release()
+
+    def _give_back(self, ended: list[Request]) -> None:
+        for rq in ended:
+            rq.mark_done()
+        self._hand_on()
+
+    def _resume(self) -> None:
+        self._hand_on()
 
 
 class FabricsPumpPath(PumpPath):
@@ -191,13 +207,13 @@ class FabricsPumpPath(PumpPath):
         self,
         pair: FabricsPair,
         context: QueueContext,
-        on_timeout: Callable[[Request], None],
+        recovery: Recovery,
         worker: KthreadWorker,
     ) -> None:
-        super().__init__(as_pair(pair), context, on_timeout, worker)
+        super().__init__(as_pair(pair), context, recovery, worker)
         self.wires = pair
 
-    def _issue(self) -> None:
+    def _write_and_ring(self) -> None:
         pair, requests, free = self.wires, self.requests, self.wires.tags.free
         while requests and free:
             rq = requests[0]
@@ -214,7 +230,7 @@ class FabricsPumpPath(PumpPath):
             return False
         done = pair.reap(PUMP_LOOK_NS)
         for rq in done:
-            rq.finish()
+            self._end(rq)
         if not done and pair.outstanding:
             pair.channel.rearm()
         return bool(done)

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import kworker
 from nvme_emu._core import Lock
 from nvme_emu.driver.batch import BatchRequest
+from nvme_emu.driver.pump import PumpPath
 from nvme_emu.driver.queue_pair import ANSWERED, LOOK, UNLISTED_BYTES
-from nvme_emu.driver.submit import PumpPath
+from nvme_emu.driver.submit import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kworker import KthreadWorker
     from nvme_emu.driver.queue_pair import QueueContext, QueuePair
+    from nvme_emu.driver.recovery import Recovery
     from nvme_emu.driver.request import Request
 
 __all__ = ["POLL_STEP_NS", "InlinePumpPath", "PollingPumpPath"]
@@ -39,10 +41,10 @@ class InlinePumpPath(PumpPath):
         self,
         pair: QueuePair,
         context: QueueContext,
-        on_timeout: Callable[[Request], None],
+        recovery: Recovery,
         worker: KthreadWorker,
     ) -> None:
-        super().__init__(pair, context, on_timeout, worker)
+        super().__init__(pair, context, recovery, worker)
         virtual = self.runtime.virtual
         self.ring_lock: Any = kworker.Spinlock(runtime=self.runtime) if virtual else Lock()
 
@@ -52,7 +54,7 @@ class InlinePumpPath(PumpPath):
 
     def _is_busy(self) -> bool:
         pair = self.pair
-        return self._active or bool(self.requests) or pair.outstanding > 0 or not pair.tags.free
+        return self._active or bool(self.requests) or pair.outstanding > 0 or not pair.tags.free or self.gate != OPEN
 
     def _run_here(self, rq: Request) -> bool:
         lock, pair = self.ring_lock, self.pair
@@ -71,10 +73,24 @@ class InlinePumpPath(PumpPath):
         finally:
             lock.release()
         if answer == ANSWERED:
-            rq.finish()
-        elif answer == LOOK:
+            if rq._status:
+                rq.done = False
+                self._give_back([rq])
+            else:
+                rq.finish()
+            return True
+        if answer >= 0 and not pair.watched:
+            pair.watch()
+        if answer == LOOK:
             self.interrupt()
         return True
+
+    def _enter_rings(self) -> None:
+        super()._enter_rings()
+        self.ring_lock.acquire()
+
+    def _leave_rings(self) -> None:
+        self.ring_lock.release()
 
     def _reap(self) -> list[Request]:
         with self.ring_lock:
@@ -92,11 +108,11 @@ class PollingPumpPath(PumpPath):
         self,
         pair: QueuePair,
         context: QueueContext,
-        on_timeout: Callable[[Request], None],
+        recovery: Recovery,
         worker: KthreadWorker,
         poll_ns: int,
     ) -> None:
-        super().__init__(pair, context, on_timeout, worker)
+        super().__init__(pair, context, recovery, worker)
         self._poll_ns = poll_ns
 
     def wait(self, rq: Request, timeout_s: float | None) -> None:
@@ -133,7 +149,7 @@ class PollingPumpPath(PumpPath):
         return self._has_work()
 
     def _has_work(self) -> bool:
-        return self._interrupted or bool(self.requests and self.pair.tags.free)
+        return self._interrupted or bool(self.requests and self.pair.tags.free and not self.gate)
 
     def _poll(self, ready: Callable[[], bool]) -> None:
         """The same in virtual time: it costs the processor as long as it takes, in steps."""

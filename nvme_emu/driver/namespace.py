@@ -34,16 +34,20 @@ class Namespace:
     """Namespace ``nsid``: ``nlb`` logical blocks of ``lba_size`` bytes (``nbytes`` in all)."""
 
     def __init__(self, driver: NvmeDriver, nsid: int, identify: np.ndarray) -> None:
+        self.nsid = nsid
+        self._driver = driver
+        self.update(identify)
+
+    def update(self, identify: np.ndarray) -> None:
+        """Take over what the controller says of the namespace now (``nvme_validate_ns``)."""
         from nvme_emu.spec.identify import IDENTIFY_NAMESPACE, flbas_index
 
         self.identity = IDENTIFY_NAMESPACE.parse(identify.tobytes())
-        self.nsid = nsid
         self.nlb = int(self.identity.nsze)
         lbaf = self.identity.lbaf[flbas_index(self.identity.flbas)]
         self.lba_size = 1 << lbaf.lbads
         self.nbytes = self.nlb * self.lba_size
-        self._driver = driver
-        limit = driver.max_transfer_bytes
+        limit = self._driver.max_transfer_bytes
         self.nlb_max = min(NLB_MAX, limit // self.lba_size if limit else NLB_MAX)
 
     def __repr__(self) -> str:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nvme_emu._core import COMPILED, PairState
+from nvme_emu._core import COMPILED
+from nvme_emu.core.regions import WINDOW_SHIFT
 from nvme_emu.core.trace import NvmeCompleteRq, NvmeSetupCmd, NvmeSq
 from nvme_emu.driver.batch import BATCH_MIN, BatchRequest
+from nvme_emu.driver.pair_ends import PairEnds
 from nvme_emu.driver.prp import list_pages_needed, page_addresses, write_prp_lists
 from nvme_emu.driver.tags import GENERATION, TAG_MASK, Tags
 from nvme_emu.driver.trace_points import emit_setup
@@ -58,7 +60,7 @@ class QueueContext(NamedTuple):
     host: HostModel
 
 
-class QueuePair(PairState):
+class QueuePair(PairEnds):
     """Queue ``qid`` of ``depth`` entries each way, with ``tags`` commands at most outstanding.
 
     ``on_stray(cid, dw0, status)`` hears of completions that belong to no request (the asynchronous events of
@@ -106,7 +108,8 @@ class QueuePair(PairState):
         self._free, self._cids = self.tags.free, self.tags.cid
         # The column gait's view of the same rings, and which command of its batch each tag is.
         self._sq_words = np.frombuffer(self.sq_view, np.uint64).reshape(depth, SQE_SIZE // 8)
-        self._cq_halves = np.frombuffer(self.cq_view, np.uint16).reshape(depth, CQE_SIZE // 2)
+        self._cq_words = np.frombuffer(self.cq_view, np.uint64).reshape(depth, CQE_SIZE // 8)
+        self._cq_halves = self._cq_words.view(np.uint16)
         self._tag_index = np.zeros(tags, np.int64)
         self.phase = 1
 
@@ -224,6 +227,8 @@ class QueuePair(PairState):
         tail = self.tail
         if tail == self.rung_tail:
             return
+        if not self.watched:
+            self.watch()
         count = (tail - self.rung_tail) % self.depth
         self.rung_tail = tail
         if self._consume is not None:
@@ -244,11 +249,16 @@ class QueuePair(PairState):
         if self._list_addr and self.outstanding == 1 and nbytes <= LISTED_BYTES_MAX:
             # Alone on the queue: the pair's list is free, and the next one that needs a list will find this one
             # outstanding until it has ended.
-            if self._list_tag != tag:
-                np.add(PAGE_OFFSETS, np.uint64(base), out=self._list_words)
-                self._list_tag = tag
+            self.fill_list(tag)
             return self._list_addr
         return self._build_lists(tag, base, nbytes)[1]
+
+    def fill_list(self, tag: int) -> None:
+        """Make the pair's own list that of the tag's window, all of it: it stays right until another tag has it."""
+        if self._list_tag != tag:
+            base = self._window_base + (tag << WINDOW_SHIFT)
+            np.add(PAGE_OFFSETS, np.uint64(base), out=self._list_words)
+            self._list_tag = tag
 
     def _build_lists(self, tag: int, addr: int, nbytes: int) -> tuple[int, int]:
         """PRPs of any run of addresses, with as many lists as they take."""
@@ -438,34 +448,11 @@ class QueuePair(PairState):
 
     # Ends -------------------------------------------------------------------------------------------
 
-    def cancel_all(self, status: int) -> list[Request]:
-        """End every outstanding request with ``status``; only while the controller is disabled."""
-        done: list[Request] = []
-        for tag, rq in enumerate(self.inflight):
-            if rq is None:
-                continue
-            self.inflight[tag] = None
-            self.outstanding -= 1
-            self.tags.release(tag)
-            if isinstance(rq, BatchRequest):
-                # What was not issued yet will not be: the batch ends here, once.
-                rq.fail(int(self._tag_index[tag]), status)
-                if rq.left:
-                    rq.left = 0
-                    rq.unmap(self._memory)
-                    done.append(rq)
-            else:
-                self._unmap(tag)
-                rq._status = status
-                done.append(rq)
-        self._batched = 0
-        return done
-
     def close(self) -> None:
         """Give the memory back; the controller must have forgotten the queue."""
         # An interrupt handler that is still to run finds nothing: no Phase Tag is 2.
         self.phase = 2
-        del self._sq_words, self._cq_halves
+        del self._sq_words, self._cq_words, self._cq_halves
         self._pool.free(self.sq_addr, self._sq_pages)
         self._pool.free(self.cq_addr, self._cq_pages)
         if self.qid:

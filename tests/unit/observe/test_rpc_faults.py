@@ -12,7 +12,7 @@ from nvme_emu.observe.rpc import RpcClient, RpcError, serve_rpc, watch
 from nvme_emu.observe.rpc_core import INVALID_PARAMS, NOT_AVAILABLE
 from nvme_emu.testing import fault
 
-RULE = fault.when(opcode="read", lba=5).status("Unrecovered Read Error")
+RULE = fault.when(opcode="read", lba=5).status("Unrecovered Read Error", dnr=True)
 
 
 def as_table() -> dict[str, Any]:
