@@ -82,6 +82,9 @@ class Controller(DeviceState):
     inflight: InFlight
     interrupts: Interrupts
 
+    checker: Any = None
+    """Who watches the host, if somebody does (`observe.checker`); transports tell it what is not the host's doing."""
+
     run_turn = staticmethod(run_turn)
     """How a queue's turn is taken; fault rules put their own in its place while they look at commands."""
 

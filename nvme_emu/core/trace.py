@@ -15,6 +15,7 @@ from kworker.misuse import report_failure
 
 __all__ = [
     "AsyncEvent",
+    "CheckFinding",
     "ControllerState",
     "Doorbell",
     "Event",
@@ -216,6 +217,17 @@ class FaultFired(NamedTuple):
     detail: str
 
 
+class CheckFinding(NamedTuple):
+    """The checker found that the host broke a rule. ``qid`` and ``cid`` are -1 where there is none."""
+
+    ts_ns: int
+    rule: str
+    severity: str
+    qid: int
+    cid: int
+    what: str
+
+
 # The worker's side -----------------------------------------------------------------------------------
 
 
@@ -244,6 +256,7 @@ _NAMES: dict[type[Any], str] = {
     AsyncEvent: "async_event",
     ControllerState: "controller_state",
     FaultFired: "fault_fired",
+    CheckFinding: "check_finding",
     Kworker: "kworker",
 }
 # NamedTuple allows no class variable in its body, so the names are put on afterwards.

@@ -39,6 +39,10 @@ def serve_rpc(
         from nvme_emu.observe.rpc_faults import FaultMethods
 
         table |= FaultMethods(watched, watched.faults).table()
+    if watched.checker is not None:
+        from nvme_emu.observe.rpc_checker import CheckerMethods
+
+        table |= CheckerMethods(watched, watched.checker).table()
     for name, fn in {**table, **(extra or {})}.items():
         methods.add(name, fn)
     server = RpcServer(methods, path, trace=watched.trace)

@@ -56,6 +56,7 @@ _WORDS: Final[dict[str, Callable[[Record], str]]] = {
     "controller_state": lambda r: f"the controller is {r['what']}",
     "kworker": _kworker,
     "fault_fired": lambda r: f"fault rule {r['rule']} fires on {r['on']}: {r['effects']} {r['detail']}".rstrip(),
+    "check_finding": lambda r: f"the checker: {r['severity']}: {r['rule']}: {r['what']}",
     "trace_dropped": lambda r: f"{r['dropped']} earlier events are not in the trace",
 }
 

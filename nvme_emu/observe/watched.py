@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.core.trace import TraceHub
     from nvme_emu.driver.device import NvmeDriver
+    from nvme_emu.observe.checker import Checker
     from nvme_emu.observe.faults import Faults
 
 __all__ = ["Guard", "Watched", "watch"]
@@ -97,8 +98,8 @@ class Watched:
     """A controller, what guards it, and what stands around it.
 
     ``clock_ns`` gives the machine's time, ``clock`` is "wall" or "virtual". ``driver`` is the driver of this
-    process, None for a server; ``faults`` the fault rules, where there are any. ``poke`` lets the transport
-    deliver what a change from outside has raised.
+    process, None for a server; ``faults`` the fault rules and ``checker`` who watches the host, if any.
+    ``poke`` lets the transport deliver what a change from outside has raised.
     ``inside`` hands a function to the thread that works the device, where there is one; then no lock is needed.
     ``home`` is the thread of a simulation or a loop: the one that made this object.
     ``recorder`` measures latencies while it is attached (`start_recording`).
@@ -113,6 +114,7 @@ class Watched:
     poke: Callable[[], object] | None = None
     inside: Callable[[Callable[[], object]], None] | None = None
     faults: Faults | None = None
+    checker: Checker | None = None
     recorder: Recorder | None = None
     home: int = field(default_factory=threading.get_ident)
     _recording: threading.Lock = field(default_factory=threading.Lock)
@@ -232,4 +234,5 @@ def watch(machine: _MachineLike) -> Watched:
         driver=machine.driver,
         poke=machine.port.poll,
         faults=getattr(machine, "faults", None),
+        checker=getattr(machine, "checker", None),
     )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kworker.misuse import report_failure
 from nvme_emu.core.trace import (
+    CheckFinding,
     ControllerState,
     Doorbell,
     FetchCmd,
@@ -273,6 +274,9 @@ class Checker:
             history=tuple(self._history.get(qid, ())),
         )
         self._last[rule] = finding
+        emit = None if self._attached is None else self._attached.emit
+        if emit is not None:
+            emit(CheckFinding(finding.ts_ns, rule, known.severity, qid, cid, what))
         if count <= FINDINGS_MAX:
             self._findings.append(finding)
             if self.on_finding is not None:

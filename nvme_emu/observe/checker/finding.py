@@ -84,3 +84,7 @@ class CheckError(RuntimeError):
         more = f" (and {len(self.findings) - 1} more)" if len(self.findings) > 1 else ""
         lines = "\n  ".join(first.history_lines()[-8:])
         super().__init__(f"{first}{more}\nthe last events:\n  {lines}")
+
+    def __reduce__(self) -> tuple[type[CheckError], tuple[tuple[Finding, ...]]]:
+        # An exception of another process is made anew from what it was made from, not from its text.
+        return CheckError, (self.findings,)

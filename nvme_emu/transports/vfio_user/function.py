@@ -23,6 +23,7 @@ while there are queues.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from errno import EINVAL, EPERM
@@ -111,6 +112,8 @@ class VfioUserFunction:
 
     def detach(self) -> None:
         """The client has gone: the controller is reset, and nothing of the client is kept."""
+        if self.controller.checker is not None:
+            self.controller.checker.host_left()
         self.reset()
         self.messages = None
         self.maps.clear()
@@ -207,10 +210,13 @@ class VfioUserFunction:
         self._abandon()
         self._noted.clear()
         controller = self.controller
-        controller.mmio_write(Reg.CC, 4, 0)
-        controller.step(self._clock())
-        for register in (Reg.AQA, Reg.ASQ, Reg.ASQ + 4, Reg.ACQ, Reg.ACQ + 4):
-            controller.mmio_write(register, 4, 0)
+        checker = controller.checker
+        # These writes are no driver's.
+        with contextlib.nullcontext() if checker is None else checker.aside():
+            controller.mmio_write(Reg.CC, 4, 0)
+            controller.step(self._clock())
+            for register in (Reg.AQA, Reg.ASQ, Reg.ASQ + 4, Reg.ACQ, Reg.ACQ + 4):
+                controller.mmio_write(register, 4, 0)
         controller.take_irqs()
         self.config_space.reset()
         self.vectors.reset_table()

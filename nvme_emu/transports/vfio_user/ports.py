@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from nvme_emu.core.ports import PassiveDevice
@@ -55,6 +56,13 @@ class _Interrupts(Protocol):
     def is_pending(self, vector: int) -> bool: ...
 
 
+class _Checker(Protocol):
+    """Who watches the host."""
+
+    def aside(self) -> AbstractContextManager[None]: ...
+    def host_left(self) -> None: ...
+
+
 class _Config(Protocol):
     @property
     def vid(self) -> int: ...
@@ -81,3 +89,5 @@ class NvmeFunction(PassiveDevice, Protocol):
     def rings(self) -> _Rings: ...
     @property
     def interrupts(self) -> _Interrupts: ...
+    @property
+    def checker(self) -> _Checker | None: ...
