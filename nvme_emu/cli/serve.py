@@ -11,25 +11,34 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    json_option,
+    quiet_option,
+    write_json,
+)
+
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
     from nvme_emu.core.faults import Rule
+    from nvme_emu.observe.pcap import Capture
     from nvme_emu.observe.rpc import Watched
     from nvme_emu.transports.loop import Loop
     from nvme_emu.transports.vfio_user import VfioUserServer
 
 __all__ = ["FrontEnd", "serve"]
-
-EXIT_USAGE, EXIT_ERRORS, EXIT_INTERRUPTED = 2, 1, 130
 
 _EPILOG = """\b
 Examples:
@@ -73,6 +82,7 @@ class Options:
     profile: str
     seed: int
     trace: str | None
+    pcap: str | None
     rpc: tuple[str, ...]
     faults: str | None
     json_file: str | None
@@ -96,7 +106,7 @@ class FrontEnd(Protocol):
         """Drop its clients and remove its socket."""
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--vfio-user", metavar="SOCKET", multiple=True, help="Offer an SSD as a PCI device there; repeatable."
 )
@@ -144,19 +154,13 @@ class FrontEnd(Protocol):
 )
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, help="Seed of the devices.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
+@click.option("--pcap", metavar="FILE", help="Write what goes over --tcp to FILE, which Wireshark opens (pcapng).")
 @click.option(
     "--rpc", metavar="SOCKET", multiple=True, help="Answer `nvme-emu ctl` and `top`; one for each SSD, in order."
 )
 @click.option("--faults", metavar="FILE", help="Rules that say when the SSDs go wrong (docs/faults.md).")
-@click.option(
-    "--json",
-    "json_file",
-    metavar="[FILE]",
-    is_flag=False,
-    flag_value="-",
-    help="A summary at the end, to standard output or to FILE.",
-)
-@click.option("--quiet", "-q", is_flag=True, help="No lines on standard error but errors.")
+@json_option("A summary at the end, to standard output or to FILE.")
+@quiet_option("No lines on standard error but errors.")
 def serve(lba_size: str, **options: Any) -> int:
     """Serve emulated SSDs to virtual machines and other hosts until Ctrl-C or SIGTERM.
 
@@ -195,6 +199,12 @@ def _serve(options: Options) -> int:
         raise ValueError("--allow-host is about --tcp, which is not there")
     if (options.dhchap_secret or options.dhchap_ctrl_secret) and not options.tcp:
         raise ValueError("--dhchap-secret is about --tcp, which is not there")
+    if options.pcap is not None and not options.tcp:
+        raise ValueError("--pcap is about --tcp, which is not there")
+    inputs = [options.faults, *options.images]
+    check_output(options.json_file, inputs=inputs, json=True)
+    for path in (options.trace, options.pcap):
+        check_output(path, inputs=inputs)
     rules = _rules(options)
     started = time.monotonic()
     with ExitStack() as closing:
@@ -207,20 +217,21 @@ def _serve(options: Options) -> int:
             from nvme_emu.observe.jsonl import JsonLines
 
             sink = closing.enter_context(JsonLines(options.trace))
+        capture = None if options.pcap is None else closing.enter_context(_capture(options.pcap, options.quiet))
         fronts: list[FrontEnd] = []
         for number, (kind, where) in enumerate(places, 1):
             device = _make_device(options, number)
             closing.callback(device.close)
             if sink is not None:
                 device.trace.add_sink(sink)
-            front = _make_front(loop, kind, where, number - 1 - len(options.vfio_user), device, options, rules)
+            front = _make_front(loop, kind, where, number - 1 - len(options.vfio_user), device, options, rules, capture)
             closing.callback(front.close)
-            watched = _watch(loop, device, front)
+            watched, methods = _watch(loop, device, front)
             if kind == "vfio-user":
                 watched.faults = ServedFaults(watched, front.work, options.seed)
                 watched.faults.load(rules)
             if number <= len(options.rpc):
-                closing.enter_context(serve_rpc(watched, options.rpc[number - 1]))
+                closing.enter_context(serve_rpc(watched, options.rpc[number - 1], extra=methods))
             fronts.append(front)
         loop.run()
         summary = {
@@ -229,10 +240,8 @@ def _serve(options: Options) -> int:
             "signal": signal.Signals(caught[0]).name if caught else None,
             "devices": [front.summary() for front in fronts],
         }
-    if options.json_file == "-":
-        click.echo(json.dumps(summary, indent=2))
-    elif options.json_file is not None:
-        Path(options.json_file).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if options.json_file is not None:
+        write_json(json.dumps(summary, indent=2), options.json_file)
     if any(front.failed for front in fronts):
         return EXIT_ERRORS
     return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
@@ -240,26 +249,47 @@ def _serve(options: Options) -> int:
 
 def _rules(options: Options) -> list[Rule]:
     """The rules of --faults. Raises FaultError for a file that is wrong and for what cannot be done here."""
-    from nvme_emu.cli.serve_faults import refuse_tcp_kinds
     from nvme_emu.core.faults import load_rules
 
-    rules = load_rules(options.faults)
-    refuse_tcp_kinds(rules)
-    return rules
+    return load_rules(options.faults)
 
 
-def _watch(loop: Loop, device: ServedDevice, front: FrontEnd) -> Watched:
-    """The device as --rpc and fault rules reach it: only the loop's thread touches it."""
+@contextlib.contextmanager
+def _capture(path: str, quiet: bool) -> Iterator[Capture]:
+    """The file of --pcap; at its end a note if it is not the whole."""
+    from nvme_emu.observe.pcap import Capture
+
+    with Capture(path) as capture:
+        yield capture
+    if capture.writer.dropped and not quiet:
+        lost = f"{capture.writer.dropped} packets more are not in it"
+        click.echo(f"nvme-emu: --pcap: {path} has the first {capture.writer.packets} packets; {lost}", err=True)
+
+
+def _watch(
+    loop: Loop, device: ServedDevice, front: FrontEnd
+) -> tuple[Watched, Mapping[str, Callable[..., Any]] | None]:
+    """The device as --rpc and fault rules reach it, and what --rpc answers besides.
+
+    Only the loop's thread touches the device.
+    """
+    from nvme_emu.cli.serve_tcp import TcpFront
     from nvme_emu.observe.rpc import Watched
 
-    return Watched(
-        controller=device.controller,
-        trace=device.trace,
-        lock=None,
-        clock_ns=loop.clock,
-        poke=front.work,
-        inside=loop.call_soon,
-    )
+    common: dict[str, Any] = {
+        "controller": device.controller,
+        "trace": device.trace,
+        "lock": None,
+        "clock_ns": loop.clock,
+        "poke": front.work,
+        "inside": loop.call_soon,
+    }
+    if isinstance(front, TcpFront):
+        from nvme_emu.cli.serve_watch import HostMethods, WatchedSubsystem
+
+        subsystem = WatchedSubsystem(hosts=front.hosts, **common)
+        return subsystem, HostMethods(subsystem).table()
+    return Watched(**common), None
 
 
 def _make_device(options: Options, number: int) -> ServedDevice:
@@ -278,7 +308,14 @@ def _make_device(options: Options, number: int) -> ServedDevice:
 
 
 def _make_front(
-    loop: Loop, kind: str, where: str, nth_tcp: int, device: ServedDevice, options: Options, rules: list[Rule]
+    loop: Loop,
+    kind: str,
+    where: str,
+    nth_tcp: int,
+    device: ServedDevice,
+    options: Options,
+    rules: list[Rule],
+    capture: Capture | None,
 ) -> FrontEnd:
     if kind == "vfio-user":
         return _VfioUserFront(loop, where, device, options)
@@ -286,7 +323,7 @@ def _make_front(
     from nvme_emu.cli.serve_tcp import TcpFront, dhchap_policy
 
     nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
-    on_controller = rules_of_each_host(rules, options.seed, loop.clock)
+    on_association = rules_of_each_host(rules, options.seed, loop.clock)
     return TcpFront(
         loop,
         where,
@@ -297,7 +334,8 @@ def _make_front(
             options.dhchap_secret, options.dhchap_ctrl_secret, options.dhchap_hash, options.dhchap_dhgroup
         ),
         log=_logger(options),
-        on_controller=on_controller,
+        on_association=on_association,
+        tap=None if capture is None else capture.tap(),
     )
 
 

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import kworker
 from nvme_emu.controller.faults import FaultUnit
-from nvme_emu.core.faults import FaultError
 from nvme_emu.observe.faults import Faults
 
 if TYPE_CHECKING:
-    from nvme_emu.controller import Controller
+    from nvme_emu.controller.fabrics import Association
     from nvme_emu.core.faults import Rule
     from nvme_emu.observe.watched import Watched
 
-__all__ = ["ServedFaults", "refuse_tcp_kinds", "rules_of_each_host"]
+__all__ = ["ServedFaults", "rules_of_each_host"]
 
 R = TypeVar("R")
 
@@ -54,22 +53,18 @@ class ServedFaults(Faults):
 
 def rules_of_each_host(
     rules: Sequence[Rule], seed: int, clock: Callable[[], int]
-) -> Callable[[Controller], None] | None:
+) -> Callable[[Association], None] | None:
     """What gives each host's controller over TCP the rules, with counters and streams of its own."""
     if not rules:
         return None
 
-    def add(controller: Controller) -> None:
-        host = f"{seed}/{controller.config.cntlid}"
-        unit = FaultUnit(controller, lambda rule_id: random.Random(f"{host}/fault/{rule_id}"), clock)
+    def add(association: Association) -> None:
+        host = f"{seed}/{association.cntlid}"
+        unit = FaultUnit(association.controller, lambda rule_id: random.Random(f"{host}/fault/{rule_id}"), clock)
+        unit.transport_kinds = frozenset({"tcp"})
+        unit.on_transport = association.spoil
         for rule in rules:
             unit.add(rule)
 
     return add
 
-
-def refuse_tcp_kinds(rules: Sequence[Rule]) -> None:
-    """Raises FaultError for a rule about PDUs and connections, which `serve` has no way to carry out."""
-    for rule in rules:
-        if rule.effect("tcp") is not None:
-            raise FaultError(f"rule {rule.id}: serve carries out no tcp faults")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from nvme_emu.cli.serve_watch import copy_health
 from nvme_emu.controller.fabrics import FabricsTarget, Subsystem
 from nvme_emu.controller.fabrics_auth import DhchapPolicy
 from nvme_emu.core.dhchap import DhchapSecrets, Secret
@@ -16,7 +17,8 @@ from nvme_emu.transports.tcp import TcpServer, TcpServerConfig, parse_address
 
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
-    from nvme_emu.controller import Controller
+    from nvme_emu.controller.fabrics import Association
+    from nvme_emu.core.ports import StreamTap
     from nvme_emu.transports.loop import Loop
 
 __all__ = ["DHCHAP_GROUPS", "DHCHAP_HASHES", "TcpFront", "dhchap_policy"]
@@ -79,7 +81,8 @@ class TcpFront:
         hosts: Sequence[str],
         dhchap: DhchapPolicy | None = None,
         log: Callable[[str], None],
-        on_controller: Callable[[Controller], None] | None = None,
+        on_association: Callable[[Association], None] | None = None,
+        tap: Callable[[tuple[str, int]], StreamTap] | None = None,
     ) -> None:
         host, port = parse_address(address)
         self._device = device
@@ -94,13 +97,25 @@ class TcpFront:
             trace=device.trace,
             rng=inner.rng,
             counters=inner.counters,
-            on_controller=on_controller,
+            on_association=self._joined,
         )
+        self._on_association = on_association
+        self._subsystem = subsystem
         self.nqn = subsystem.nqn
         self.target = FabricsTarget([subsystem])
-        self._server = TcpServer(loop, self.target, TcpServerConfig(host=host, port=port), log=log)
+        self._server = TcpServer(loop, self.target, TcpServerConfig(host=host, port=port), log=log, tap=tap)
         bound_host, bound_port = self._server.address
         self._server.log(f"nvme connect -t tcp -a {bound_host} -s {bound_port} -n {self.nqn}")
+
+    def _joined(self, association: Association) -> None:
+        """A host has made a controller: it is as healthy as the SSD is."""
+        copy_health(self._device.controller, association.controller)
+        if self._on_association is not None:
+            self._on_association(association)
+
+    def hosts(self) -> list[Association]:
+        """The hosts' controllers, the oldest first."""
+        return self.target.associations_of(self._subsystem)
 
     @property
     def failed(self) -> bool:

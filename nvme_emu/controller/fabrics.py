@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.latency import LatencyModel
     from nvme_emu.controller.namespace import Namespace
     from nvme_emu.core.capsules import CapsuleSink
+    from nvme_emu.core.faults import Effect
 
 __all__ = ["ADMIN_IN_CAPSULE", "IO_IN_CAPSULE", "QUEUE_ENTRIES", "Association", "FabricsTarget", "Subsystem"]
 
@@ -83,8 +84,8 @@ class Subsystem:
     """An NVM subsystem: what every controller of it is made from.
 
     `hosts` are the names that may connect; None lets every host in. `dhchap` says who has to authenticate
-    itself. `nqn` "" takes the one that the configuration implies. `on_controller` hears of each controller that
-    a host has made. Raises ValueError for a name that is none.
+    itself. `nqn` "" takes the one that the configuration implies. `on_association` hears of each that a
+    host has made, before its first command. Raises ValueError for a name that is none.
     """
 
     config: ControllerConfig
@@ -96,14 +97,14 @@ class Subsystem:
     trace: TraceHub = field(default_factory=TraceHub)
     rng: Any = None
     counters: Counters = field(default_factory=Counters)
-    on_controller: Callable[[Controller], None] | None = None
+    on_association: Callable[[Association], None] | None = None
 
     def __post_init__(self) -> None:
         self.nqn = check_nqn(self.nqn or self.config.subnqn or default_subnqn(self.config))
-        for host in self.hosts or ():
         for namespace in self.namespaces:
             namespace.shared = True  # every host has a controller of its own, and they all have the same namespaces
         self.nvm = NvmSubsystem(self.config, self.namespaces)
+        for host in self.hosts or ():
             check_nqn(host)
 
     def admits(self, hostnqn: str) -> bool:
@@ -132,6 +133,8 @@ class Association:
         self.ended = False
         self.controller = self._make_controller()
         self.transfer_bytes_max = self.controller.config.mdts_bytes
+        if subsystem.on_association is not None:
+            subsystem.on_association(self)
 
     def _make_controller(self) -> Controller:
         subsystem = self.subsystem
@@ -177,8 +180,6 @@ class Association:
         else:
             ctrl.admin_handlers = _handlers()
         ctrl.now_ns = self.target.now_ns
-        if subsystem.on_controller is not None:
-            subsystem.on_controller(ctrl)
         return ctrl
 
     def in_capsule_bytes(self, qid: int) -> int:
@@ -247,6 +248,12 @@ class Association:
                 queue.synchronise()
             elif not queue.alive:
                 queue.sink.terminate("the controller was reset")
+
+    def spoil(self, cmd: Command, effect: Effect) -> None:
+        """A fault rule wants the transport to do something wrong when it answers this command."""
+        queue = self.queues.get(cmd.sqid)
+        if queue is not None:
+            queue.spoiled[cmd.cid] = effect
 
     def end(self, why: str) -> None:
         """The association is over: every connection is closed once its answers are sent."""
@@ -358,6 +365,7 @@ class FabricsTarget:
     def forget(self, association: Association) -> None:
         """An association has ended."""
         self.associations.pop(association.cntlid, None)
+        association.subsystem.nvm.leave(association.controller)
 
     # -- core.capsules.CapsuleTarget ------------------------------------------------------------------------
 
@@ -365,7 +373,6 @@ class FabricsTarget:
         """See `CapsuleTarget.open`."""
         self.now_ns = now_ns
         return FabricsQueue(self, sink, address)
-        association.subsystem.nvm.leave(association.controller)
 
     def work(self, now_ns: int) -> None:
         """See `CapsuleTarget.work`."""

@@ -40,6 +40,7 @@ from nvme_emu.spec.status import DNR, FabricsStatus, Status
 if TYPE_CHECKING:
     from nvme_emu.controller.fabrics import Association, FabricsTarget
     from nvme_emu.core.capsules import CapsuleSink
+    from nvme_emu.core.faults import Effect
     from nvme_emu.spec.base import Fields
 
 __all__ = ["FabricsQueue"]
@@ -48,6 +49,7 @@ _FABRICS: Final = int(AdminOpcode.FABRICS)
 _CONNECT_TAG: Final = 0xFFFF
 _AUTH_TAG: Final = 0xFFFE
 _SIZES: Final = {0: 4, 1: 8}
+_NOTHING: Final[dict[int, Effect]] = {}
 
 # The properties of a controller behind a fabric (Base 2.1, Figure 33): offset -> (bytes, may be written).
 _PROPERTIES: Final[dict[int, tuple[int, bool]]] = {
@@ -96,6 +98,11 @@ class FabricsQueue:
     def _is_barred(self) -> bool:
         """Whether the host has to authenticate itself first."""
         return self._auth is not None and not self._auth.done
+
+    @property
+    def spoiled(self) -> dict[int, Effect]:
+        """See `CapsuleQueue.spoiled`."""
+        return _NOTHING if self._rings is None else self._rings.spoiled
 
     @property
     def closing(self) -> bool:

@@ -36,6 +36,7 @@ from nvme_emu.spec.status import DNR, Status
 if TYPE_CHECKING:
     from nvme_emu.controller.fabrics import Association
     from nvme_emu.core.capsules import CapsuleSink
+    from nvme_emu.core.faults import Effect
 
 __all__ = ["RingQueue"]
 
@@ -95,6 +96,7 @@ class RingQueue:
         self._listed = bytearray(entries)
         self._free = list(range(entries - 1, -1, -1))
         self._unsent: list[int] = []
+        self.spoiled: dict[int, Effect] = {}
         self._commands: dict[int, _Outstanding] = {}
         self._waiting: dict[int, bytes] = {}  # commands whose data is on its way, by cid
         self._local: list[Answer] = []

@@ -19,7 +19,10 @@ queue, sends commands with their buffers, and receives what has completed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from nvme_emu.core.faults import Effect
 
 __all__ = [
     "Answer",
@@ -86,6 +89,10 @@ class CapsuleQueue(Protocol):
     @property
     def connected(self) -> bool:
         """Whether Connect has succeeded, and authentication where the host needs it."""
+
+    @property
+    def spoiled(self) -> dict[int, Effect]:
+        """Commands, by identifier, at whose answer a fault rule wants something to go wrong; mostly empty."""
 
     @property
     def closing(self) -> bool:

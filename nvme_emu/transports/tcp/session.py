@@ -44,6 +44,7 @@ from nvme_emu.transports.tcp.states import Role, State
 
 if TYPE_CHECKING:
     from nvme_emu.core.capsules import Answer, CapsuleQueue, Transfer
+    from nvme_emu.core.faults import Effect
 
 __all__ = ["TargetOptions", "TargetSession"]
 
@@ -249,7 +250,10 @@ class TargetSession:
         """Execute what was accepted, and put the answers into `out`."""
         answers = self._queue.run(now_ns)
         if answers:
-            self._put_answers(answers)
+            if self._queue.spoiled:
+                self._put_spoiled(answers)
+            else:
+                self._put_answers(answers)
         if self._queue.closing and self.over is None:
             self.over = "the host disconnects"
 
@@ -299,7 +303,49 @@ class TargetSession:
                     continue
             self._put_header(response + cqe)
 
+    def _put_spoiled(self, answers: list[Answer]) -> None:
+        """The same where fault rules want some of them wrong; what follows a lost connection is not sent."""
+        spoiled = self._queue.spoiled
+        for answer in answers:
+            effect = spoiled.pop(answer[0], None)
+            if effect is None:
+                self._put_answers([answer])
+                continue
+            before, self.out = self.out, []
+            self._put_answers([answer])
+            pieces, self.out = self.out, before
+            self.out += self._spoil(pieces, effect, answer[2])
+            if self.over is not None:
+                return
+
+    def _spoil(
+        self, pieces: list[bytes | memoryview], effect: Effect, data: memoryview | None
+    ) -> list[bytes | memoryview]:
+        """The pieces of an answer with the fault in them. A digest that was not agreed on cannot be wrong."""
+        how = getattr(effect, "how", "")
+        if how == "header_digest" and self._header_digest:
+            pieces[0] = _flipped(pieces[0])
+        elif how == "data_digest" and self._data_digest and data is not None:
+            digest = next(at for at, piece in enumerate(pieces) if piece is data) + 1
+            pieces[digest] = _flipped(pieces[digest])
+        elif how == "pdu_cut":
+            self.over = "a fault rule cuts a PDU"
+            whole = b"".join(pieces)
+            nbytes = getattr(effect, "nbytes", None)
+            return [whole[: len(whole) // 2 if nbytes is None else nbytes]]
+        elif how == "disconnect":
+            self.over = "a fault rule ends the connection"
+            return []
+        return pieces
+
     def _terminate(self, error: PduError) -> None:
         self.over = str(error)
         plen = TERM_SIZE + len(error.header)
         self.out.append(TERM.pack(PduType.C2H_TERM_REQ, 0, TERM_SIZE, 0, plen, error.fes, error.fei) + error.header)
+
+
+def _flipped(digest: bytes | memoryview) -> bytes:
+    """With a bit of its last byte the other way round."""
+    wrong = bytearray(digest)
+    wrong[-1] ^= 1
+    return bytes(wrong)
