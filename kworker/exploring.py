@@ -12,7 +12,7 @@ import heapq
 from typing import Any, cast
 
 from kworker.misuse import ReplayError, SimLivelock, report_failure
-from kworker.schedulers import TIMER_KEY, Schedule, Scheduler, make_scheduler
+from kworker.schedulers import TIMER_KEY, RandomWalk, Schedule, Scheduler, make_scheduler
 from kworker.simparts import HARDWARE, SimCosts, SimSpinlock, SimTask, SimTimer
 from kworker.simulation import SimRuntime
 from kworker.spinlock import Spinlock
@@ -27,8 +27,16 @@ class ExploreSpinlock(SimSpinlock):
     __slots__ = ()
 
     def acquire(self) -> bool:
-        self.runtime.point("lock")
-        return super().acquire()
+        runtime = self.runtime
+        runtime.point("lock")
+        # As the base does it, without the call: this is the most frequent point.
+        if self.owner is not None:
+            return self._contended(runtime._cur)
+        self.owner = runtime._cur
+        runtime._held.append(self)
+        if self.free_ns > runtime._now:
+            runtime._acc = max(runtime._acc, self.free_ns - runtime._now)
+        return True
 
     __enter__ = acquire
 
@@ -41,6 +49,14 @@ class ExploreSpinlock(SimSpinlock):
 
     def pass_by(self) -> bool:
         return False
+
+
+class Fiber(SimTask):
+    """An interrupt, and the greenlet in which it is served. When that has ended it serves another."""
+
+    __slots__ = ("timer",)
+
+    timer: SimTimer
 
 
 class ExploreRuntime(SimRuntime):
@@ -61,7 +77,8 @@ class ExploreRuntime(SimRuntime):
         self._questions = 0
         self._spinning = 0
         self._irq_pid = TIMER_KEY
-        self._live: list[SimTask] = []
+        self._live: list[Fiber] = []
+        self._fibers: list[Fiber] = []  # without an interrupt to serve
         self.scheduler.begin(self.rng)
 
     @property
@@ -100,50 +117,76 @@ class ExploreRuntime(SimRuntime):
 
     def _decide(self, name: str, me: SimTask | None) -> SimTask:
         """Ask the scheduler who runs next and make it current; `me` could go on, unless it is None."""
+        scheduler = self.scheduler
         self._questions += 1
-        if self._questions > self.scheduler.steps_max:
+        if self._questions > scheduler.steps_max:
             self._root.error = SimLivelock(
                 f"no end after {self._questions - 1} choices, at {name!r} of {self._cur.comm}; "
                 "does a task poll without ever blocking?"
             )
             return self._revive_root()
-        tasks, timer = self._possible(me)
-        keys = [task.pid for task in tasks]
-        if timer is not None:
-            keys.append(TIMER_KEY)
-        if not keys:
-            return self._stuck()
-        index = 0
-        if len(keys) > 1:
+        ready, heap = self._ready, self._heap
+        pinned: list[SimTask] | None = None
+        # As many as could be pinned at most: that they are is rare, and only then worth finding out.
+        if (self._held or self._live) and len(self._held) + len(self._live) + self._spinning >= len(self.cpus):
+            pinned = self._pinned(me)
+        timer: SimTimer | None = None
+        if pinned is not None:
+            count = len(pinned)
+        else:
+            count = len(ready) if me is None else len(ready) + 1
+            if heap:
+                timer = heap[0][2] if heap[0][2].pending else self._next_timer()
+                if timer is not None and count and timer.when_ns > self._now + scheduler.slack_ns:
+                    timer = None
+        total = count if timer is None else count + 1
+        if total < 2:
+            index = 0
+            if not total:
+                return self._stuck()
+        elif self.hook is None and scheduler.__class__ is RandomWalk:
+            # What `_ask` would do, without naming the possibilities to somebody who only counts them.
+            index = int(scheduler.random() * total)
+            self._choices.append(index)
+        else:
             try:
-                index = self.scheduler.choose(name, keys, me is not None and tasks[:1] == [me])
+                index = self._ask(name, me, pinned, timer)
             except ReplayError as exc:
                 self._root.error = exc
                 return self._revive_root()
-            self._choices.append(index)
-            if self.hook is not None:
-                self.hook("choose", (name, keys[index], len(keys)))
-        if index == len(tasks):
-            assert timer is not None
-            return self._fire(timer)
-        follower = tasks[index]
-        if follower is not me:
-            self._ready.remove(follower)
+        if index == count:
+            return self._fire(cast(SimTimer, timer))
+        if pinned is not None:
+            follower = pinned[index]
+            if follower is not me:
+                ready.remove(follower)
+        elif me is None:
+            follower = ready.pop(index)
+        else:
+            follower = ready.pop(index - 1) if index else me
         self._cur = follower
         return follower
 
-    def _possible(self, me: SimTask | None) -> tuple[list[SimTask], SimTimer | None]:
-        """The tasks that could run next, and the timer that could fire instead."""
+    def _ask(self, name: str, me: SimTask | None, pinned: list[SimTask] | None, timer: SimTimer | None) -> int:
+        """The scheduler's choice among at least two possibilities. Raises ReplayError if it cannot be repeated."""
+        tasks = pinned if pinned is not None else self._ready if me is None else [me, *self._ready]
+        keys = [task.pid for task in tasks]
+        if timer is not None:
+            keys.append(TIMER_KEY)
+        index = self.scheduler.choose(name, keys, me is not None and tasks[:1] == [me])
+        self._choices.append(index)
+        if self.hook is not None:
+            self.hook("choose", (name, keys[index], len(keys)))
+        return index
+
+    def _pinned(self, me: SimTask | None) -> list[SimTask] | None:
+        """Who alone could run next, if all CPUs are kept by what cannot be preempted; None if they are not.
+
+        That is lock holders, spinners and interrupts: each keeps a CPU.
+        """
         tasks = self._ready if me is None else [me, *self._ready]
-        timer = self._next_timer()
-        if self._held or self._live:
-            # Lock holders, spinners and interrupts cannot be preempted: each keeps a CPU.
-            pinned = [task for task in tasks if task.irq or self._holds_lock(task)]
-            if len(pinned) + self._spinning >= len(self.cpus):
-                return pinned, None
-        if timer is not None and tasks and timer.when_ns > self._now + self.scheduler.slack_ns:
-            timer = None
-        return tasks, timer
+        pinned = [task for task in tasks if task.irq or self._holds_lock(task)]
+        return pinned if len(pinned) + self._spinning >= len(self.cpus) else None
 
     def _next_timer(self) -> SimTimer | None:
         heap = self._heap
@@ -223,21 +266,39 @@ class ExploreRuntime(SimRuntime):
         timer.pending = False
         timer.running = True
         self._irq_pid -= 1
-        live = SimTask(f"irq/{timer.cpu.index}", self._irq_pid, self)
-        live.irq = True
+        if self._fibers:
+            live = self._fibers.pop()
+        else:
+            live = Fiber("irq", 0, self)
+            live.irq = True
+            self._set_greenlet(live, lambda *_: self._fiber_main(live))
+        live.pid = self._irq_pid
+        live.comm = timer.cpu.irq_task.comm
         live.on_cpu = timer.cpu
-        self._set_greenlet(live, lambda *_: self._interrupt_main(live, timer))
+        live.timer = timer
         self._live.append(live)
         self._cur = live
         return live
 
-    def _interrupt_main(self, live: SimTask, timer: SimTimer) -> None:
+    def _fiber_main(self, live: Fiber) -> None:
+        """Serve one interrupt after the other, each time that somebody has given us one and switched here."""
+        try:
+            while True:
+                self._serve_timer(live, live.timer)
+                self._fibers.append(live)
+                follower = self._pick() if self._root.error is None else self._revive_root()
+                if follower is not live:
+                    follower.greenlet.switch()
+        except self._exit_type:
+            return
+
+    def _serve_timer(self, live: Fiber, timer: SimTimer) -> None:
         try:
             if self.hook is not None and timer.cpu.index != HARDWARE:
                 self.hook("irq_handler_entry", (timer.cpu.index,))
             timer.fn()
         except self._exit_type:
-            return
+            raise
         except Exception as exc:
             report_failure(exc, None, "timer function")
         except BaseException as exc:  # Ctrl-C: to whoever runs the simulation
@@ -249,7 +310,13 @@ class ExploreRuntime(SimRuntime):
         spinners, timer.spinners = timer.spinners or (), None
         for spinner in spinners:
             self._unspin(spinner)
-        self._leave()
+
+    def close(self) -> None:
+        super().close()
+        while self._fibers:
+            fiber = self._fibers.pop()
+            fiber.greenlet.parent = self._getcurrent()
+            fiber.greenlet.throw(self._exit_type)
 
     def _revive_root(self) -> SimTask:
         if self._root in self._ready:
@@ -257,7 +324,7 @@ class ExploreRuntime(SimRuntime):
         return super()._revive_root()
 
     def _live_interrupts(self) -> list[SimTask]:
-        return self._live
+        return list(self._live)
 
     def lock(self, name: str = "lock") -> Spinlock:
         return cast(Spinlock, ExploreSpinlock(runtime=self, name=name))

@@ -97,10 +97,10 @@ class RandomWalk(Scheduler):
     """Each possibility with the same probability."""
 
     def begin(self, rng: Random) -> None:
-        self._rng = rng
+        self.random = rng.random
 
     def choose(self, point: str, keys: Sequence[int], running: bool) -> int:
-        return int(self._rng.random() * len(keys))
+        return int(self.random() * len(keys))
 
 
 class Pct(Scheduler):
