@@ -22,13 +22,13 @@ __all__ = ["ExploreRuntime"]
 
 
 class ExploreSpinlock(SimSpinlock):
-    """A spinlock whose taking and releasing are points."""
+    """A spinlock whose taking and releasing are points, called "lock NAME" and "unlock NAME"."""
 
     __slots__ = ()
 
     def acquire(self) -> bool:
         runtime = self.runtime
-        runtime.point("lock")
+        runtime.point(f"lock {self.name}")
         # As the base does it, without the call: this is the most frequent point.
         if self.owner is not None:
             return self._contended(runtime._cur)
@@ -42,7 +42,7 @@ class ExploreSpinlock(SimSpinlock):
 
     def release(self) -> None:
         super().release()
-        self.runtime.point("unlock")
+        self.runtime.point(f"unlock {self.name}")
 
     def __exit__(self, *exc: object) -> None:
         self.release()
@@ -84,6 +84,11 @@ class ExploreRuntime(SimRuntime):
     @property
     def recorded_schedule(self) -> Schedule:
         return Schedule(tuple(self._choices))
+
+    @property
+    def questions(self) -> int:
+        """How often somebody else might have run so far, counting the places where nobody else could."""
+        return self._questions
 
     # ---- choosing --------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "ns-descs": ("nvme_emu.cli.nvme_words", "ns_descs", "The names of a namespace."),
     "tour": ("nvme_emu.cli.tour", "tour", "Follow one write, step by step: first sync, then async."),
     "decode": ("nvme_emu.cli.decode", "decode", "Explain a pasted command, completion, register or page."),
+    "explore": ("nvme_emu.cli.explore", "explore", "Run a driver's test under very many schedules."),
+    "replay": ("nvme_emu.cli.replay", "replay", "Run a test again as it was run before, and look closely."),
     "trace": ("nvme_emu.cli.trace", "trace", "Show, convert, compare and measure traces."),
 }
 
