@@ -120,6 +120,10 @@ def _find_run(ctrl: Controller, sq: SubmissionQueue, count: int) -> _Run | None:
         return None
     if not region.direct:
         return None  # a copy is brought up to date buffer by buffer
+    # A look at one of the others, for what costs least to find out: each buffer may be a region of its own.
+    other = SQE.unpack_from(sq.view, (sq.head + COLUMNS_MIN - 1) * SQE_SIZE)[7]
+    if not region.base <= other < region.end:
+        return None
     if region.base & (ctrl.page_size - 1):
         return None  # multiples of the length in the region would not be multiples in a page
 

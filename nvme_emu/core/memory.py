@@ -135,8 +135,12 @@ class HostMemory(MemoryState):
             self._check_free(region)
             self._insert(region)
 
+    def take_base(self, size: int) -> int:
+        """The address that a region of `size` bytes would get, for a buffer that is gone before anybody looks."""
+        with self._lock:
+            return self._take_base(size)
+
     def _take_base(self, size: int) -> int:
-        """The address of a new region of `size` bytes, and on with the next one."""
         base = self._next_base
         top = self._sorted[-1].end if self._sorted else 0
         if base < top or base + size > ADDRESS_SPACE - WINDOW:

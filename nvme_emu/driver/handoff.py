@@ -96,6 +96,10 @@ class InlinePumpPath(PumpPath):
         with self.ring_lock:
             return super()._reap()
 
+    def _exchange(self) -> list[Request]:
+        with self.ring_lock:
+            return super()._exchange()
+
     def _issue(self) -> None:
         with self.ring_lock:
             super()._issue()

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING
 import kworker
 from nvme_emu._core import COMPILED
 from nvme_emu.driver.batch import BatchRequest
+from nvme_emu.driver.lane import open_worker_lane
 from nvme_emu.driver.reset import HOST_ABORTED
 from nvme_emu.driver.submit import DEAD, LOOK_AGAIN_NS, SubmitPath
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kworker import KthreadWork, KthreadWorker
     from nvme_emu.driver.queue_pair import QueueContext, QueuePair
     from nvme_emu.driver.recovery import Recovery
@@ -177,6 +180,16 @@ class PumpPath(_WorkerPath):
         kworker.kthread_init_work(self._work, self._pump)
         self._active = False
         self._interrupted = False
+        self._lane: Callable[[deque[Request]], list[Request]] | None = None
+        """Does plain requests of the list at once; see driver/lane.py. Where C does its part there is none."""
+
+    def open_lane(self) -> None:
+        lane = None if COMPILED else self._port.lane(self.pair.qid)
+        handler = None if lane is None else lane.handlers.get(self.pair.qid)
+        # The lane leaves the interrupt out: it is right only while the interrupt comes here.
+        self._lane = None
+        if lane is not None and handler == self.interrupt:
+            self._lane = open_worker_lane(self.pair, lane, handler)
 
     def submit(self, rq: Request) -> None:
         # As _accept, without its frames: this is once an I/O.
@@ -219,7 +232,11 @@ class PumpPath(_WorkerPath):
                     else:
                         rq.finish()
             if requests and free:
-                self._issue()
+                if self._lane is None or self.pair.outstanding or not (ended := self._exchange()):
+                    self._issue()
+                else:
+                    for rq in ended:
+                        self._end(rq) if retries else rq.finish()
             if self._interrupted or self._linger():
                 continue
             self._active = False
@@ -227,6 +244,15 @@ class PumpPath(_WorkerPath):
                 return
             self._active = True
         kworker.kthread_queue_work(self.worker, self._work)
+
+    def _exchange(self) -> list[Request]:
+        """What of the list the lane has done: all of it with success."""
+        assert self._lane is not None
+        self._touching = True
+        try:
+            return [] if self.gate else self._lane(self.requests)
+        finally:
+            self._touching = False
 
     def _write_and_ring(self) -> None:
         pair, requests, free = self.pair, self.requests, self.pair.tags.free

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import kworker
-from nvme_emu._core import Lock
+from nvme_emu._core import COMPILED, Lock
 from nvme_emu.core.trace import NvmeQueueRq, NvmeWakeRq
 from nvme_emu.driver.batch import BatchRequest
+from nvme_emu.driver.lane import open_caller_lane
 from nvme_emu.driver.queue_pair import ANSWERED, DELAYED, UNLISTED_BYTES
 from nvme_emu.driver.request import Request
 from nvme_emu.driver.reset import HOST_ABORTED
@@ -240,9 +241,14 @@ class SyncPath(SubmitPath):
         # The lane does what `interrupt` would: it is right only while the interrupt comes here.
         if lane is None or handler != self.interrupt:
             return
-        self.pair.open_lane(*lane.device, lane.handlers, handler, (lane.lock, self.ring_lock, self._reaping))
-        self.exchange = self.pair.exchange_plain
-        self.exchange_many = self.pair.exchange_many
+        if COMPILED:
+            self.pair.open_lane(*lane.device, lane.handlers, handler, (lane.lock, self.ring_lock, self._reaping))
+            self.exchange = self.pair.exchange_plain
+            self.exchange_many = self.pair.exchange_many
+        else:
+            self.exchange, self.exchange_many = open_caller_lane(
+                self.pair, lane, handler, self.ring_lock, self._reaping
+            )
 
     def run(self, rq: Request) -> None:
         pair = self.pair

@@ -1,7 +1,8 @@
-"""A caller whose commands the compiled core takes from end to end sees and leaves what any other caller does.
+"""A caller whose commands a lane takes from end to end sees and leaves what any other caller does.
 
-The same calls go to two machines: one with the lane (`_core/lane.c`), one whose driver and controller do
-everything in Python. Results, errors, the rings, the medium, the identifiers and the counters must be the same.
+The same calls go to three machines: with the compiled lane (`_core/lane.c`), with the one in Python
+(`driver/lane.py`), and one where driver and controller go step by step in Python. Results, errors, the rings, the
+medium, the identifiers and the counters must be the same. Without the extension there are two.
 """
 
 from __future__ import annotations
@@ -17,17 +18,15 @@ from hypothesis import strategies as st
 import nvme_emu
 from nvme_emu._core import COMPILED
 from nvme_emu.core.trace import PostCqe
-from nvme_emu.driver import queue_pair
+from nvme_emu.driver import queue_pair, submit
 from nvme_emu.driver.batch import BATCH_MIN
-
-pytestmark = pytest.mark.skipif(not COMPILED, reason="the extension is not there: there is one gait less")
 
 SIZE = 1 << 20
 BLOCKS = SIZE // 512
 
 Call = tuple[Any, ...]
 
-nlbs = st.sampled_from([1, 2, 3, 8, 9, 16, 17, 64, 256])
+nlbs = st.sampled_from([1, 2, 3, 8, 9, 16, 17, 64, 256, 800])
 places = st.integers(-1, BLOCKS + 1)
 
 
@@ -102,7 +101,7 @@ def _outcome(depth: int, todo: list[Call], prepare: Callable[[nvme_emu.Machine],
         ]
 
 
-def _in_python(ssd: nvme_emu.Machine) -> None:
+def _step_by_step(ssd: nvme_emu.Machine) -> None:
     ssd.controller.compiled = False
     for path in ssd.driver.paths:
         path.exchange = path.exchange_many = None
@@ -110,13 +109,25 @@ def _in_python(ssd: nvme_emu.Machine) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 40), calls)
-def test_lane_leaves_what_the_python_path_leaves(depth: int, todo: list[Call]) -> None:
+def test_lanes_leave_what_the_path_step_by_step_leaves(depth: int, todo: list[Call]) -> None:
     lane = _outcome(depth, todo, lambda _ssd: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(queue_pair, "COMPILED", False)
-        python = _outcome(depth, todo, _in_python)
-    for one, other in zip(lane, python, strict=True):
-        assert one == other
+        steps = _outcome(depth, todo, _step_by_step)
+        patch.setattr(submit, "COMPILED", False)
+        python_lane = _outcome(depth, todo, lambda _ssd: None) if COMPILED else lane
+    for one, other, third in zip(lane, python_lane, steps, strict=True):
+        assert one == third
+        assert other == third
+
+
+def test_either_lane_can_be_opened() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submit, "COMPILED", False)
+        with nvme_emu.open(size=SIZE) as ssd:
+            assert getattr(ssd.driver.paths[0].exchange, "__module__", "") == "nvme_emu.driver.lane"
+    with nvme_emu.open(size=SIZE) as ssd:
+        assert hasattr(ssd.driver.paths[0].exchange, "__code__") is not COMPILED
 
 
 def _taken(ssd: nvme_emu.Machine, do: Callable[[], object]) -> bool:
