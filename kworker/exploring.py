@@ -24,11 +24,16 @@ __all__ = ["ExploreRuntime"]
 class ExploreSpinlock(SimSpinlock):
     """A spinlock whose taking and releasing are points, called "lock NAME" and "unlock NAME"."""
 
-    __slots__ = ()
+    __slots__ = ("_lock_point", "_unlock_point")
+
+    def __new__(cls, *, runtime: SimRuntime, name: str = "lock") -> Any:
+        self = super().__new__(cls, runtime=runtime, name=name)
+        self._lock_point, self._unlock_point = f"lock {name}", f"unlock {name}"
+        return self
 
     def acquire(self) -> bool:
         runtime = self.runtime
-        runtime.point(f"lock {self.name}")
+        runtime.point(self._lock_point)
         # As the base does it, without the call: this is the most frequent point.
         if self.owner is not None:
             return self._contended(runtime._cur)
@@ -42,7 +47,7 @@ class ExploreSpinlock(SimSpinlock):
 
     def release(self) -> None:
         super().release()
-        self.runtime.point(f"unlock {self.name}")
+        self.runtime.point(self._unlock_point)
 
     def __exit__(self, *exc: object) -> None:
         self.release()

@@ -225,7 +225,7 @@ class SimSpinlock(Spinlock):
         else:
             held.remove(self)
         if self.waiters:
-            heir = self.waiters.pop(0)
+            heir = self._take_heir()
             self.owner = heir
             held.append(self)
             runtime._unspin(heir)
@@ -238,6 +238,17 @@ class SimSpinlock(Spinlock):
             # The processor takes what was held back before its next instruction. Without this, a task whose
             # time passes only under the lock would hold its interrupts back for ever.
             runtime._sync("unlock")
+
+    def _take_heir(self) -> SimTask:
+        """Who waits longest and does spin: not a task whose CPU serves an interrupt that has to spin itself.
+
+        It would get the lock while it cannot run, and the interrupt might wait for that lock, too.
+        """
+        waiters = self.waiters
+        for index, task in enumerate(waiters):
+            if task.steal_ns >= 0:
+                return waiters.pop(index)
+        return waiters.pop(0)
 
     def __exit__(self, *exc: object) -> None:
         self.release()
