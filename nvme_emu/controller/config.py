@@ -71,6 +71,8 @@ class ControllerConfig:
     vectors: int = 65
     namespaces_max: int = 32
     wzsl: int = 0
+    vsl: int = 0
+    wusl: int = 0
     dmrl: int = 0
     dmrsl: int = 0
     dmsl: int = 0
@@ -116,6 +118,8 @@ class ControllerConfig:
         _check("vectors", self.vectors, 1, 2048, "MSI-X table size")
         _check("namespaces_max", self.namespaces_max, 1, MAX_NAMESPACES, "Identify Controller NN")
         _check("wzsl", self.wzsl, 0, 20, "Write Zeroes Size Limit")
+        _check("vsl", self.vsl, 0, 20, "Verify Size Limit")
+        _check("wusl", self.wusl, 0, 20, "Write Uncorrectable Size Limit")
         _check("dmrl", self.dmrl, 0, 255, "Dataset Management Ranges Limit")
         _check("dmrsl", self.dmrsl, 0, 0xFFFF_FFFF, "Dataset Management Range Size Limit")
         _check("dmsl", self.dmsl, 0, 0xFFFF_FFFF_FFFF_FFFF, "Dataset Management Size Limit")
@@ -146,6 +150,16 @@ class ControllerConfig:
     def wzsl_bytes(self) -> int:
         """The largest Write Zeroes in bytes; 0 for no limit."""
         return 1 << (12 + self.mpsmin + self.wzsl) if self.wzsl else 0
+
+    @property
+    def vsl_bytes(self) -> int:
+        """The largest Verify in bytes; 0 for no limit."""
+        return 1 << (12 + self.mpsmin + self.vsl) if self.vsl else 0
+
+    @property
+    def wusl_bytes(self) -> int:
+        """The largest Write Uncorrectable in bytes; 0 for no limit."""
+        return 1 << (12 + self.mpsmin + self.wusl) if self.wusl else 0
 
     @property
     def doorbell_stride(self) -> int:

@@ -39,6 +39,7 @@ from nvme_emu.controller.pcie.interrupts import Interrupts
 from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
 from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
 from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
+from nvme_emu.controller.reservation_state import ReservationNotices
 from nvme_emu.controller.self_test import SelfTest
 from nvme_emu.controller.subsystem import NvmSubsystem
 from nvme_emu.controller.telemetry import Telemetry
@@ -140,6 +141,10 @@ class Controller(DeviceState):
         self.logs = Logs(self)
         self.self_test = SelfTest(self)
         self.telemetry = Telemetry(self)
+        self.reservation_notices = ReservationNotices(self)
+        self.host_id = bytes(16)
+        """Host Identifier; zeros until the host has said who it is."""
+        self.host_id_is_extended = False
 
         self.running = False
         """Whether commands are fetched."""

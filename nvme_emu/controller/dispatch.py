@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from nvme_emu.controller.columns import COLUMNS_MIN, run_columns
 from nvme_emu.controller.command import Command, Pending
+from nvme_emu.controller.fused import run_fused
 from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm import NVM_HANDLERS, READ_OR_WRITE, fail_medium
 from nvme_emu.controller.pcie.rings import CQE_BODY, CQE_STATUS_WORD, CQE_WORDS
@@ -50,7 +51,7 @@ _WRITE = int(NvmOpcode.WRITE)
 _OP_READ = Op.READ.value
 _OP_WRITE = Op.WRITE.value
 
-_FUSE, _PSDT, _OPCODE, _CID = (1, 0), (1, 6), (0, 0), (2, 0)
+_PSDT, _OPCODE, _CID = (1, 6), (0, 0), (2, 0)
 
 
 def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tuple[int, ...], int | None]:
@@ -384,7 +385,7 @@ def execute_command(ctrl: Controller, cmd: Command) -> int | Pending:
     if handler is None:
         raise CommandError(Status.INVALID_OPCODE, location=_OPCODE)
     if cmd.flags & FUSE_MASK:
-        raise CommandError(Status.INVALID_FIELD, location=_FUSE)
+        return run_fused(ctrl, cmd, execute_command)
     if cmd.flags & PSDT_MASK:
         # SGLs are not supported (Identify Controller SGLS), and never are for admin commands on PCI Express.
         raise CommandError(Status.INVALID_FIELD, location=_PSDT)

@@ -164,7 +164,7 @@ class Association:
         ctrl.registers.cap = CAP.replace(ctrl.registers.cap, mqes_z=QUEUE_ENTRIES - 1)
         ctrl.identify_fields = {
             "cmic": CMIC.pack(mports=1, mctrs=1),
-            "ctratt": CTRATT.pack(tbkas=1),
+            "ctratt": CTRATT.pack(tbkas=1, hids=1, rhii=1),
             "maxcmd": QUEUE_ENTRIES,
             "sgls": SGLS.pack(sgls=1, sldltd=1, offset=1, tsdb=1),
             "ioccsz": (SQE_SIZE + IO_IN_CAPSULE) // _CAPSULE_UNIT,
@@ -180,6 +180,7 @@ class Association:
         else:
             ctrl.admin_handlers = _handlers()
         ctrl.now_ns = self.target.now_ns
+        ctrl.host_id, ctrl.host_id_is_extended = self.hostid, True
         return ctrl
 
     def in_capsule_bytes(self, qid: int) -> int:

@@ -9,24 +9,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import PRP1, location
+from nvme_emu.controller.nvm_copy import COPY_FORMATS
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.base import Structure
 from nvme_emu.spec.bits import BitLayout
-from nvme_emu.spec.feature_data import HOST_BEHAVIOR, TIMESTAMP, TIMESTAMP_ATTRIBUTES
+from nvme_emu.spec.feature_data import HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP, TIMESTAMP_ATTRIBUTES
 from nvme_emu.spec.features import (
     ARBITRATION,
     ASYNC_EVENT_CONFIG,
     ERROR_RECOVERY,
+    HOST_IDENTIFIER_FLAGS,
     INTERRUPT_COALESCING,
     INTERRUPT_VECTOR_CONFIG,
     IO_COMMAND_SET_PROFILE,
     KEEP_ALIVE_TIMER,
     NUMBER_OF_QUEUES,
     POWER_MANAGEMENT,
+    RESERVATION_MASK,
+    RESERVATION_PERSISTENCE,
+    SANITIZE_CONFIG,
     TEMPERATURE_THRESHOLD,
     VOLATILE_WRITE_CACHE,
     WRITE_ATOMICITY,
+    WRITE_PROTECTION,
     Fid,
 )
 from nvme_emu.spec.status import Status
@@ -66,6 +73,8 @@ TIMESTAMP_MODULUS: Final = 1 << 48
 _TEMPERATURE_COMPOSITE: Final = 0x0
 _TEMPERATURE_ALL: Final = 0xF
 _QUEUES_INVALID_Z: Final = 0xFFFF
+_CDFE_FORMATS: Final = 0b1100
+"""Copy descriptor formats that the host must enable: 2h and 3h."""
 
 
 def _refuse(layout: BitLayout, field: str) -> CommandError:
@@ -103,12 +112,27 @@ class Feature:
         """Dword 0 of Set Features' completion when ``value`` was accepted."""
         return 0
 
+    def changeable(self, ctrl: Controller, nsid: int) -> bool:
+        """Whether Set Features may change it now."""
+        return True
+
+    def live(self, ctrl: Controller, nsid: int) -> int | None:
+        """The current value where something else keeps it (a namespace that several controllers share)."""
+        return None
+
+    def apply(self, ctrl: Controller, nsid: int, value: int) -> None:
+        """Set Features has made ``value`` current."""
+
 
 class DataFeature(Feature):
     """A feature whose value is a data structure; it is kept as an integer whose meaning is its own."""
 
     lasting = False
     structure: ClassVar[Structure]
+
+    def nbytes(self, ctrl: Controller, cdw11: int) -> int:
+        """Bytes of the data. Raises CommandError for attributes that are wrong."""
+        return self.structure.size
 
     def accept_data(self, ctrl: Controller, data: bytes) -> int:
         """The value in the host's data. Raises CommandError."""
@@ -296,15 +320,16 @@ class _Timestamp(DataFeature):
 
 
 class _HostBehavior(DataFeature):
-    """What the host says of itself. Copy Descriptor Formats (CDFE) are refused: there is no Copy command."""
+    """What the host says of itself. CDFE enables the copy descriptor formats above 1h that are offered."""
 
     structure = HOST_BEHAVIOR
 
     def accept_data(self, ctrl: Controller, data: bytes) -> int:
         fields = HOST_BEHAVIOR.parse(data)
-        if max(fields.acre, fields.etdas, fields.lbafee, fields.hdisns) > 1 or fields.cdfe:
+        wrong = max(fields.acre, fields.etdas, fields.lbafee, fields.hdisns) > 1
+        if wrong or fields.cdfe & ~(COPY_FORMATS & _CDFE_FORMATS):
             raise CommandError(Status.INVALID_FIELD, location=PRP1)
-        used = {name: fields[name] for name in ("acre", "etdas", "lbafee", "hdisns")}
+        used = {name: fields[name] for name in ("acre", "etdas", "lbafee", "hdisns", "cdfe")}
         return int.from_bytes(HOST_BEHAVIOR.build(**used), "little")
 
     def data(self, ctrl: Controller, value: int | None) -> bytes:
@@ -312,6 +337,85 @@ class _HostBehavior(DataFeature):
 
     def default_data(self) -> bytes:
         return HOST_BEHAVIOR.build()
+
+
+class _HostIdentifier(DataFeature):
+    """Who the host is, for reservations: 8 or 16 bytes on PCI Express, set once; behind a fabric Connect says it."""
+
+    structure = HOST_IDENTIFIER
+
+    def nbytes(self, ctrl: Controller, cdw11: int) -> int:
+        extended = HOST_IDENTIFIER_FLAGS["exhid"].extract(cdw11)
+        if ctrl.config.message_based and not extended:
+            raise _refuse(HOST_IDENTIFIER_FLAGS, "exhid")
+        return HOST_IDENTIFIER.size if extended else HOST_IDENTIFIER.size // 2
+
+    def accept_data(self, ctrl: Controller, data: bytes) -> int:
+        if ctrl.config.message_based:
+            raise CommandError(Status.CMD_SEQ_ERROR)
+        extended = len(data) == HOST_IDENTIFIER.size
+        asked = data.ljust(HOST_IDENTIFIER.size, b"\0")
+        if any(ctrl.host_id) and (asked != ctrl.host_id or extended != ctrl.host_id_is_extended):
+            raise CommandError(Status.CMD_SEQ_ERROR)
+        ctrl.host_id, ctrl.host_id_is_extended = asked, extended
+        return int.from_bytes(asked, "little")
+
+    def data(self, ctrl: Controller, value: int | None) -> bytes:
+        return ctrl.host_id
+
+    def default_data(self) -> bytes:
+        return bytes(HOST_IDENTIFIER.size)
+
+
+class _SanitizeConfig(Feature):
+    """No-Deallocate Response Mode: kept, without an effect as long as SANICAP.NDI is 0."""
+
+    layout = SANITIZE_CONFIG
+
+
+class _ReservationMask(Feature):
+    layout = RESERVATION_MASK
+    per_namespace = True
+
+
+class _ReservationPersistence(Feature):
+    """Persist Through Power Loss: of the namespace, whoever asks."""
+
+    layout = RESERVATION_PERSISTENCE
+    per_namespace = True
+    lasting = False
+
+    def live(self, ctrl: Controller, nsid: int) -> int:
+        return RESERVATION_PERSISTENCE.pack(ptpl=int(ctrl.namespaces[nsid].reservations.ptpl))
+
+    def apply(self, ctrl: Controller, nsid: int, value: int) -> None:
+        ctrl.namespaces[nsid].reservations.ptpl = bool(RESERVATION_PERSISTENCE["ptpl"].extract(value))
+
+
+class _WriteProtection(Feature):
+    """Namespace Write Protection Config (Base 2.1, 8.1.16): of the namespace, whoever asks."""
+
+    layout = WRITE_PROTECTION
+    per_namespace = True
+    lasting = False
+
+    def changeable(self, ctrl: Controller, nsid: int) -> bool:
+        fixed = (WriteProtection.UNTIL_POWER_CYCLE, WriteProtection.PERMANENT)
+        return ctrl.namespaces[nsid].protection not in fixed
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        state = WRITE_PROTECTION["wps"].extract(cdw11)
+        if state > WriteProtection.PERMANENT.value:
+            raise _refuse(WRITE_PROTECTION, "wps")
+        return super().accept(ctrl, cdw11)
+
+    def live(self, ctrl: Controller, nsid: int) -> int:
+        return WRITE_PROTECTION.pack(wps=ctrl.namespaces[nsid].protection.value)
+
+    def apply(self, ctrl: Controller, nsid: int, value: int) -> None:
+        namespace = ctrl.namespaces[nsid]
+        namespace.protect(WriteProtection(WRITE_PROTECTION["wps"].extract(value)))
+        ctrl.subsystem.namespace_changed(nsid)
 
 
 def _now_ms(ctrl: Controller) -> int:
@@ -332,6 +436,11 @@ FEATURES: Final[dict[int, Feature]] = {
     Fid.TIMESTAMP: _Timestamp(),
     Fid.KEEP_ALIVE_TIMER: _KeepAliveTimer(),
     Fid.HOST_BEHAVIOR: _HostBehavior(),
+    Fid.SANITIZE_CONFIG: _SanitizeConfig(),
     Fid.IO_COMMAND_SET_PROFILE: _IoCommandSetProfile(),
+    Fid.HOST_IDENTIFIER: _HostIdentifier(),
+    Fid.RESERVATION_NOTIFICATION_MASK: _ReservationMask(),
+    Fid.RESERVATION_PERSISTENCE: _ReservationPersistence(),
+    Fid.WRITE_PROTECTION: _WriteProtection(),
 }
 """Every feature that this program has; `Feature.offered` says whether a controller has it."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.feature_kinds import FEATURES, NS_PER_MS, TIMESTAMP_MODULUS, DataFeature, Feature
 from nvme_emu.controller.locations import NSID, location
-from nvme_emu.controller.nvm import fail_medium
+from nvme_emu.controller.nvm_access import fail_medium
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import (
     GET_FEATURES_CDW10,
@@ -28,6 +28,7 @@ from nvme_emu.spec.commands import (
     SET_FEATURES_CDW10,
 )
 from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo, AsyncSmartInfo
+from nvme_emu.spec.feature_data import HOST_BEHAVIOR
 from nvme_emu.spec.features import (
     ARBITRATION,
     ASYNC_EVENT_CONFIG,
@@ -193,6 +194,18 @@ class Features:
         """The critical warnings whose events the host enabled, in the places of the SMART log."""
         return int(ASYNC_EVENT_CONFIG["shcw"].extract(self.current(Fid.ASYNC_EVENT_CONFIG)))
 
+    @property
+    def copy_formats(self) -> int:
+        """The copy descriptor formats that the host has enabled: a bit for each."""
+        value = self.host_value(Fid.HOST_BEHAVIOR)
+        if value is None:
+            return 0
+        return int(HOST_BEHAVIOR.parse(value.to_bytes(HOST_BEHAVIOR.size, "little")).cdfe)
+
+    def reservation_masked(self, nsid: int, notice: int) -> bool:
+        """Whether the host does not want to hear of a reservation notification; the bit has its number."""
+        return bool(self.current(Fid.RESERVATION_NOTIFICATION_MASK, nsid) >> notice & 1)
+
     def event_enabled(self, event_type: int, info: int) -> bool:
         """Whether the host wants an asynchronous event; errors and one-time events cannot be turned off."""
         if event_type == AsyncEventType.SMART:
@@ -246,8 +259,10 @@ def set_features(ctrl: Controller, cmd: Command) -> int:
     if head.sv and not features.saveable(head.fid):
         raise CommandError(Status.FEATURE_NOT_SAVEABLE, location=_SV)
     nsids = _namespaces_to_set(ctrl, cmd, feature)
+    if not all(feature.changeable(ctrl, nsid) for nsid in nsids):
+        raise CommandError(Status.FEATURE_NOT_CHANGEABLE, location=_FID)
     if isinstance(feature, DataFeature):
-        data = ctrl.receive(cmd, feature.structure.size)
+        data = ctrl.receive(cmd, feature.nbytes(ctrl, cmd.cdw11))
         features.store((head.fid, 0, 0), feature.accept_data(ctrl, data))
         return 0
     selector = feature.selector(ctrl, cmd.cdw11, True)
@@ -256,6 +271,7 @@ def set_features(ctrl: Controller, cmd: Command) -> int:
         _flush_before_write_through(ctrl, cmd.cdw11)
     for nsid in nsids:
         features.store((head.fid, nsid, selector), value, bool(head.sv))
+        feature.apply(ctrl, nsid, value)
     if head.fid in (Fid.TEMPERATURE_THRESHOLD, Fid.ASYNC_EVENT_CONFIG):
         ctrl.logs.health.evaluate()
     return feature.result(value)
@@ -285,16 +301,20 @@ def get_features(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.INVALID_FIELD, location=_SEL)
     if head.sel == SEL_SUPPORTED:
         return FEATURE_CAPABILITIES.pack(
-            saveable=int(features.saveable(head.fid)), ns_specific=int(feature.per_namespace), changeable=1
+            saveable=int(features.saveable(head.fid)),
+            ns_specific=int(feature.per_namespace),
+            changeable=int(feature.changeable(ctrl, nsid)),
         )
     if isinstance(feature, DataFeature):
         current = head.sel == SEL_CURRENT
         value = features.host_value(head.fid)
-        ctrl.send(cmd, feature.data(ctrl, value) if current else feature.default_data())
+        data = feature.data(ctrl, value) if current else feature.default_data()
+        ctrl.send(cmd, data[: feature.nbytes(ctrl, cmd.cdw11)])
         return 0
     selector = feature.selector(ctrl, cmd.cdw11, False)
     if head.sel == SEL_DEFAULT:
         return features.default(head.fid, selector)
     if head.sel == SEL_SAVED:
         return features.saved(head.fid, nsid, selector)
-    return features.current(head.fid, nsid, selector)
+    live = feature.live(ctrl, nsid)
+    return features.current(head.fid, nsid, selector) if live is None else live

@@ -77,7 +77,7 @@ class Firmware:
         parts = self._parts.setdefault(cntlid, {})
         end = offset + len(data)
         if end > IMAGE_BYTES_MAX:
-            raise CommandError(Status.FIRMWARE_IMAGE, location=_OFST)
+            raise CommandError(Status.INVALID_FIELD, location=_OFST)
         if any(offset < at + len(part) and at < end for at, part in parts.items()):
             raise CommandError(Status.OVERLAPPING_RANGE, location=_OFST)
         parts[offset] = data

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nvme_emu.controller.holds import Hold, WriteProtection
 from nvme_emu.controller.locations import NSID, location
-from nvme_emu.controller.namespace import LBA_FORMATS, Hold, Namespace, WriteProtection
+from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands_admin import FORMAT_CDW10, SecureErase
 from nvme_emu.spec.identify import FNA

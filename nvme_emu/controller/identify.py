@@ -38,20 +38,25 @@ from nvme_emu.controller.feature_kinds import (
 )
 from nvme_emu.controller.firmware import SLOTS
 from nvme_emu.controller.format_nvm import FORMAT_ATTRIBUTES
+from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import NSID, location
-from nvme_emu.controller.namespace import LBA_FORMATS, WriteProtection
+from nvme_emu.controller.namespace import LBA_FORMATS
 from nvme_emu.controller.nvm import NVM_HANDLERS
+from nvme_emu.controller.nvm_copy import COPY_BLOCKS_MAX, COPY_FORMATS, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX
 from nvme_emu.controller.persistent_events import PELS, sanicap
+from nvme_emu.controller.reservations import RESERVATION_CAPABILITIES
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import IDENTIFY_CDW10, IDENTIFY_CDW11
 from nvme_emu.spec.identify import (
     CONTROLLER_LIST,
     CQES,
     CSI_NVM,
+    CTRATT,
     DLFEAT,
     FLBAS,
     FPI,
     FRMW,
+    FUSES,
     IDENTIFY_CONTROLLER,
     IDENTIFY_INDEPENDENT_NAMESPACE,
     IDENTIFY_IO_COMMAND_SET,
@@ -64,6 +69,7 @@ from nvme_emu.spec.identify import (
     NSATTR,
     NSFEAT,
     NSTAT,
+    NWPC,
     OACS,
     OAES,
     ONCS,
@@ -91,6 +97,9 @@ __all__ = ["IDENTIFIES", "default_subnqn", "identify"]
 _CNTRLTYPE_IO: Final = 1
 _FLUSH_BROADCAST_SUPPORTED: Final = 3
 _DEALLOCATED_READS_ZERO: Final = 1
+_ATOMIC_BLOCKS_Z: Final = 0xFFFF
+"""A command is done in one go: no other sees a part of it. Of a loss of power that is not promised (AWUPF is 0)."""
+_WRITE_PROTECTION_STATES: Final = NWPC.pack(nwpwps=1, wpupcs=1, pwps=1)
 _CNTID_SELF: Final = 0xFFFF
 _CONTROLLERS_LISTED_MAX: Final = 2047
 _POWER_MAX_CENTIWATTS: Final = 825
@@ -184,6 +193,10 @@ def _capabilities() -> dict[str, Any]:
     """What every namespace of this controller can do, whatever its format."""
     return {
         "nlbaf_z": len(LBA_FORMATS) - 1,
+        "rescap": RESERVATION_CAPABILITIES,
+        "mssrl": COPY_RANGE_BLOCKS_MAX,
+        "mcl": COPY_BLOCKS_MAX,
+        "msrc_z": COPY_RANGES_MAX - 1,
         "dlfeat": DLFEAT.pack(drb=_DEALLOCATED_READS_ZERO, wzds=1),
         "lbaf": [{"lbads": one.lbads, "ms": one.ms, "rp": one.rp} for one in LBA_FORMATS],
     }
@@ -286,7 +299,13 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "cqes": CQES.pack(required=CQES_LOG2, maximum=CQES_LOG2),
         "nn": config.namespaces_max,
         "mnan": config.namespaces_max,
-        "oncs": ONCS.pack(ssfs=1, tss=1, **oncs),
+        "oncs": ONCS.pack(ssfs=1, tss=1, nvmafc=1, **oncs),
+        "fuses": FUSES.pack(fcws=1),
+        "awun_z": _ATOMIC_BLOCKS_Z,
+        "acwu_z": _ATOMIC_BLOCKS_Z,
+        "nwpc": _WRITE_PROTECTION_STATES,
+        "cdfs": COPY_FORMATS,
+        "ctratt": CTRATT.pack(hids=1, rhii=1),
         "vwc": VWC.pack(vwcp=int(config.volatile_write_cache), fb=_FLUSH_BROADCAST_SUPPORTED),
         "subnqn": config.subnqn or default_subnqn(config),
         "psd": _power_states(config),
@@ -340,7 +359,9 @@ def _iocs_controller(ctrl: Controller, cmd: Command) -> bytes:
     _check_csi(cmd)
     config = ctrl.config
     return IDENTIFY_NVM_CONTROLLER.build(
+        vsl=config.vsl,
         wzsl=config.wzsl,
+        wusl=config.wusl,
         dmrl=config.dmrl,
         dmrsl=config.dmrsl,
         dmsl=config.dmsl,
@@ -366,6 +387,7 @@ def _independent_data(ctrl: Controller, namespace: Namespace | None) -> bytes:
         return IDENTIFY_INDEPENDENT_NAMESPACE.build()
     return IDENTIFY_INDEPENDENT_NAMESPACE.build(
         nmic=_sharing(namespace),
+        rescap=RESERVATION_CAPABILITIES,
         fpi=_format_progress(ctrl, namespace),
         nsattr=_protected(namespace),
         nstat=NSTAT.pack(nrdy=1),

@@ -13,6 +13,7 @@
     0Dh  Persistent Event                        variable
     12h  Feature Identifiers Supported and Effects 1024
     1Ch  Changed Allocated Namespace List         4096    namespace notices, and the list
+    80h  Reservation Notification                   64    reservation events, one a read
     81h  Sanitize Status                           512    sanitize events
 
 All are of the controller or the subsystem, so that NSID is 0 or FFFFFFFFh. A request that ends behind the
@@ -131,7 +132,11 @@ class Logs:
             self.changed_allocated.clear()
         elif lid == Lid.TELEMETRY_CONTROLLER:
             self._ctrl.telemetry.acknowledged()
+        elif lid == Lid.RESERVATION_NOTIFICATION:
+            self._ctrl.reservation_notices.acknowledged()
         self._ctrl.events.acknowledge(lid)
+        if lid == Lid.RESERVATION_NOTIFICATION:
+            self._ctrl.reservation_notices.tell_again()
 
     def reset(self) -> None:
         """Controller Level Reset: the host will look at every namespace anew."""
@@ -244,6 +249,10 @@ def _persistent_event(ctrl: Controller, cmd: Command) -> bytes:
     return ctrl.subsystem.persistent_events.page(ctrl, GET_LOG_CDW10["lsp"].extract(cmd.cdw10), smart)
 
 
+def _reservation_notification(ctrl: Controller, cmd: Command) -> bytes:
+    return ctrl.reservation_notices.page()
+
+
 def _sanitize_status(ctrl: Controller, cmd: Command) -> bytes:
     return ctrl.subsystem.sanitizer.page(ctrl.now_ns)
 
@@ -261,6 +270,7 @@ LOG_PAGES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Lid.PERSISTENT_EVENT: _persistent_event,
     Lid.FEATURES_SUPPORTED_AND_EFFECTS: _features_supported,
     Lid.CHANGED_ALLOCATED_NAMESPACES: _changed_allocated,
+    Lid.RESERVATION_NOTIFICATION: _reservation_notification,
     Lid.SANITIZE_STATUS: _sanitize_status,
 }
 """The pages that this controller has, by LID; each entry gives the whole page or raises CommandError."""

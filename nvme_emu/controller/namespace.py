@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from nvme_emu._core import NamespaceState
 from nvme_emu.controller.block_set import BlockSet
+from nvme_emu.controller.holds import Hold, WriteProtection
+from nvme_emu.controller.reservation_state import Reservations
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     _Bytes = npt.NDArray[np.uint8]
     _Rows = npt.NDArray[np.integer]
 
-__all__ = ["LBA_FORMATS", "BlockMedia", "Hold", "LbaFormat", "Namespace", "WriteProtection"]
+__all__ = ["LBA_FORMATS", "BlockMedia", "LbaFormat", "Namespace"]
 
 
 class BlockMedia(Protocol):
@@ -60,26 +61,6 @@ LBA_FORMATS = (LbaFormat(9), LbaFormat(12))
 """The formats that Format NVM and Namespace Management offer, in the order of Identify Namespace."""
 
 
-class Hold(Enum):
-    """Why a namespace's commands need more than a copy."""
-
-    FORMAT = "being formatted"
-    SANITIZE = "sanitizing"
-    PROTECTED = "write protected"
-    RESERVED = "reserved"
-    MARKED = "blocks marked as unrecoverable"
-    METADATA = "has metadata"
-
-
-class WriteProtection(Enum):
-    """FID 84h (Base 2.1, 8.1.16): the numbers are those of WRITE_PROTECTION.wps."""
-
-    NONE = 0
-    PROTECTED = 1
-    UNTIL_POWER_CYCLE = 2
-    PERMANENT = 3
-
-
 class Namespace(NamespaceState):
     """Logical blocks of ``lba_size`` bytes (512 or 4096) on a medium.
 
@@ -91,7 +72,7 @@ class Namespace(NamespaceState):
 
     __slots__ = (
         "eui64", "format_index", "formatting", "holds", "lba_size", "marked", "media", "nbytes", "nguid",
-        "plain", "protection", "shared", "sparse", "uuid",
+        "plain", "protection", "reservations", "shared", "sparse", "uuid",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +102,7 @@ class Namespace(NamespaceState):
         self.protection = WriteProtection.NONE
         self.marked = BlockSet()
         """Blocks that Write Uncorrectable has marked."""
+        self.reservations = Reservations(self)
         self.media = media
         self.sparse = False
         self.set_media(media)
@@ -189,6 +171,20 @@ class Namespace(NamespaceState):
             self.free(Hold.FORMAT)
             return None
         return max(1, min(100, -(-100 * (end_ns - now_ns) // (end_ns - start_ns))))
+
+    def protect(self, state: WriteProtection) -> None:
+        """Another state of write protection."""
+        self.protection = state
+        if state is WriteProtection.NONE:
+            self.free(Hold.PROTECTED)
+        else:
+            self.hold(Hold.PROTECTED)
+
+    def power_lost(self) -> None:
+        """The power was off: protection until then and reservations that do not persist are gone."""
+        if self.protection is WriteProtection.UNTIL_POWER_CYCLE:
+            self.protect(WriteProtection.NONE)
+        self.reservations.power_lost()
 
     def look(self, now_ns: int) -> None:
         """Find out whether a format operation is over."""

@@ -11,8 +11,9 @@ import itertools
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import NSID, PRP1, location
-from nvme_emu.controller.namespace import LBA_FORMATS, Namespace, WriteProtection
+from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands_admin import ATTACH_CDW10, NS_MANAGEMENT_CDW10, NS_MANAGEMENT_CDW11
 from nvme_emu.spec.identify import CSI_NVM, IDENTIFY_SIZE, NMIC, NS_MANAGEMENT, flbas_index

@@ -7,12 +7,28 @@ the same meaning; whatever is not plain comes here.
 
 from __future__ import annotations
 
-import errno
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from nvme_emu.controller.holds import Hold
 from nvme_emu.controller.latency import Op
+from nvme_emu.controller.nvm_access import (
+    Access,
+    active_namespace,
+    buffers,
+    check_access,
+    extent,
+    fail_medium,
+    fail_unreadable,
+    written,
+)
+from nvme_emu.controller.nvm_copy import copy
+from nvme_emu.controller.reservations import (
+    reservation_acquire,
+    reservation_register,
+    reservation_release,
+    reservation_report,
+)
 from nvme_emu.core.errors import CommandError
-from nvme_emu.core.segments import map_prps
 from nvme_emu.spec.commands import (
     DSM_AD,
     DSM_NR_MASK,
@@ -20,10 +36,8 @@ from nvme_emu.spec.commands import (
     DSM_RANGE_SIZE,
     RW_CDW12,
     RW_FUA,
-    RW_NLB_MASK,
     WZ_DEAC,
     WZ_NSZ,
-    join64,
 )
 from nvme_emu.spec.opcodes import NvmOpcode
 from nvme_emu.spec.queues import NSID_BROADCAST
@@ -32,59 +46,36 @@ from nvme_emu.spec.status import Status
 if TYPE_CHECKING:
     from nvme_emu.controller.command import Command, Handler
     from nvme_emu.controller.controller import Controller
-    from nvme_emu.controller.namespace import Namespace
 
 __all__ = ["NVM_HANDLERS", "READ_OR_WRITE", "fail_medium"]
 
 # (byte, bit) of the fields in the submission queue entry.
-_NSID, _SLBA, _NLB, _DTYPE, _NSZ, _NR = (4, 0), (40, 0), (48, 0), (50, 4), (50, 7), (40, 0)
+_NLB, _DTYPE, _NSZ, _NR = (48, 0), (50, 4), (50, 7), (40, 0)
 
 # The commands that name logical blocks in SLBA and NLB.
-READ_OR_WRITE = frozenset((NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE, NvmOpcode.WRITE_ZEROES))
+READ_OR_WRITE = frozenset(
+    (
+        NvmOpcode.READ,
+        NvmOpcode.WRITE,
+        NvmOpcode.COMPARE,
+        NvmOpcode.WRITE_ZEROES,
+        NvmOpcode.WRITE_UNCORRECTABLE,
+        NvmOpcode.VERIFY,
+    )
+)
 
 _RW_DTYPE = RW_CDW12.mask("dtype")
-
-
-def fail_medium(ctrl: Controller, error: OSError, status: Status) -> NoReturn:
-    """The medium failed: count it and end the command. A retry may help, so DNR is clear."""
-    ctrl.counters.media_errors += 1
-    if error.errno == errno.ENOSPC:
-        status = Status.CAP_EXCEEDED
-    raise CommandError(status, dnr=False) from error
-
-
-def _namespace(ctrl: Controller, cmd: Command) -> Namespace:
-    """The command's namespace: else Invalid Namespace or Format, Invalid Field if inactive (3.2.1)."""
-    namespace = ctrl.namespaces.get(cmd.nsid)
-    if namespace is not None:
-        return namespace
-    inactive = 0 < cmd.nsid <= ctrl.config.namespaces_max
-    raise CommandError(Status.INVALID_FIELD if inactive else Status.INVALID_NS, location=_NSID)
-
-
-def _extent(cmd: Command, namespace: Namespace, limit: int) -> tuple[int, int]:
-    """(offset, length) in bytes of SLBA and NLB; ``limit`` in bytes, 0 for none."""
-    blocks = (cmd.cdw12 & RW_NLB_MASK) + 1
-    nbytes = blocks * namespace.lba_size
-    if limit and nbytes > limit:
-        raise CommandError(Status.INVALID_FIELD, location=_NLB)
-    slba = join64(cmd.cdw10, cmd.cdw11)
-    if slba + blocks > namespace.nsze:
-        raise CommandError(Status.LBA_RANGE, location=_SLBA)
-    return slba * namespace.lba_size, nbytes
-
-
-def _buffers(ctrl: Controller, cmd: Command, nbytes: int, write: bool) -> list[memoryview]:
-    """The host's memory of the command's data; ``write`` when the device stores there."""
-    return map_prps(ctrl.memory, cmd.prp1, cmd.prp2, nbytes, ctrl.page_size, write)
+_VERIFY_BYTES = 1 << 20
+"""How much Verify reads at a time."""
 
 
 def _read(ctrl: Controller, cmd: Command) -> int:
-    namespace = _namespace(ctrl, cmd)
-    offset, nbytes = _extent(cmd, namespace, ctrl.config.mdts_bytes)
+    namespace = active_namespace(ctrl, cmd, Access.READ)
+    offset, nbytes = extent(cmd, namespace, ctrl.config.mdts_bytes)
     at = offset
-    views = _buffers(ctrl, cmd, nbytes, True)
+    views = buffers(ctrl, cmd, nbytes, True)
     ctrl.delay(cmd, Op.READ, offset, nbytes)
+    fail_unreadable(ctrl, namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     try:
         for view in views:
             namespace.media.read_into(at, view)
@@ -97,13 +88,13 @@ def _read(ctrl: Controller, cmd: Command) -> int:
 
 
 def _write(ctrl: Controller, cmd: Command) -> int:
-    namespace = _namespace(ctrl, cmd)
-    offset, nbytes = _extent(cmd, namespace, ctrl.config.mdts_bytes)
+    namespace = active_namespace(ctrl, cmd, Access.WRITE)
+    offset, nbytes = extent(cmd, namespace, ctrl.config.mdts_bytes)
     if cmd.cdw12 & _RW_DTYPE:
         raise CommandError(Status.INVALID_FIELD, location=_DTYPE)  # no directive is enabled (Base 2.1, 8.1.8)
     fua = bool(cmd.cdw12 & RW_FUA) or ctrl.write_through
     at = offset
-    views = _buffers(ctrl, cmd, nbytes, False)
+    views = buffers(ctrl, cmd, nbytes, False)
     ctrl.delay(cmd, Op.WRITE, offset, nbytes, fua)
     try:
         for view in views:
@@ -111,6 +102,7 @@ def _write(ctrl: Controller, cmd: Command) -> int:
             at += len(view)
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
+    written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     ctrl.counters.write_commands += 1
     ctrl.counters.write_bytes += nbytes
     return 0
@@ -119,7 +111,10 @@ def _write(ctrl: Controller, cmd: Command) -> int:
 def _flush(ctrl: Controller, cmd: Command) -> int:
     """FFFFFFFFh flushes all namespaces (Identify Controller VWC.FNVMBS = 11b)."""
     every = cmd.nsid == NSID_BROADCAST
-    namespaces = list(ctrl.namespaces.values()) if every else [_namespace(ctrl, cmd)]
+    namespaces = list(ctrl.namespaces.values()) if every else [active_namespace(ctrl, cmd, Access.FLUSH)]
+    if every:
+        for namespace in namespaces:
+            check_access(ctrl, namespace, Access.FLUSH)
     ctrl.delay(cmd, Op.FLUSH, 0, 0)
     try:
         for namespace in namespaces:
@@ -130,11 +125,12 @@ def _flush(ctrl: Controller, cmd: Command) -> int:
 
 
 def _compare(ctrl: Controller, cmd: Command) -> int:
-    namespace = _namespace(ctrl, cmd)
-    offset, nbytes = _extent(cmd, namespace, ctrl.config.mdts_bytes)
+    namespace = active_namespace(ctrl, cmd, Access.READ)
+    offset, nbytes = extent(cmd, namespace, ctrl.config.mdts_bytes)
     at = offset
-    views = _buffers(ctrl, cmd, nbytes, False)
+    views = buffers(ctrl, cmd, nbytes, False)
     ctrl.delay(cmd, Op.COMPARE, offset, nbytes)
+    fail_unreadable(ctrl, namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     ctrl.counters.read_commands += 1
     ctrl.counters.read_bytes += nbytes
     try:
@@ -149,11 +145,11 @@ def _compare(ctrl: Controller, cmd: Command) -> int:
 
 def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
     """No data moves, so that MDTS does not apply; WZSL does (Identify, I/O Command Set specific)."""
-    namespace = _namespace(ctrl, cmd)
+    namespace = active_namespace(ctrl, cmd, Access.WRITE)
     if cmd.cdw12 & WZ_NSZ:
         # Not supported (ONCS.NSZS); to zero only NLB blocks where all were meant would be no answer.
         raise CommandError(Status.INVALID_FIELD, location=_NSZ)
-    offset, nbytes = _extent(cmd, namespace, ctrl.config.wzsl_bytes)
+    offset, nbytes = extent(cmd, namespace, ctrl.config.wzsl_bytes)
     fua = bool(cmd.cdw12 & RW_FUA) or ctrl.write_through
     ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes, fua)
     try:
@@ -165,13 +161,44 @@ def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
             namespace.media.zero(offset, nbytes, fua)
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
+    written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    ctrl.counters.write_commands += 1
+    return 0
+
+
+def _verify(ctrl: Controller, cmd: Command) -> int:
+    """The blocks are read and go nowhere: what cannot be read fails, as it would fail Read. VSL limits it."""
+    namespace = active_namespace(ctrl, cmd, Access.READ)
+    offset, nbytes = extent(cmd, namespace, ctrl.config.vsl_bytes)
+    ctrl.delay(cmd, Op.READ, offset, nbytes)
+    fail_unreadable(ctrl, namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    chunk = memoryview(bytearray(min(nbytes, _VERIFY_BYTES)))
+    try:
+        for at in range(offset, offset + nbytes, len(chunk)):
+            namespace.media.read_into(at, chunk[: min(len(chunk), offset + nbytes - at)])
+    except OSError as error:
+        fail_medium(ctrl, error, Status.READ_ERROR)
+    ctrl.counters.read_commands += 1
+    ctrl.counters.read_bytes += nbytes
+    return 0
+
+
+def _write_uncorrectable(ctrl: Controller, cmd: Command) -> int:
+    """From now on reading these blocks fails, until they are written. No data moves; WUSL limits it."""
+    namespace = active_namespace(ctrl, cmd, Access.WRITE)
+    if cmd.cdw12 & _RW_DTYPE:
+        raise CommandError(Status.INVALID_FIELD, location=_DTYPE)
+    offset, nbytes = extent(cmd, namespace, ctrl.config.wusl_bytes)
+    ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes)
+    namespace.marked.add(offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    namespace.hold(Hold.MARKED)
     ctrl.counters.write_commands += 1
     return 0
 
 
 def _dataset_management(ctrl: Controller, cmd: Command) -> int:
     """Deallocate gives blocks back at once; the other attributes are hints that this device needs not."""
-    namespace = _namespace(ctrl, cmd)
+    namespace = active_namespace(ctrl, cmd, Access.WRITE)
     config = ctrl.config
     count = (cmd.cdw10 & DSM_NR_MASK) + 1
     if config.dmrl and count > config.dmrl:
@@ -193,6 +220,7 @@ def _dataset_management(ctrl: Controller, cmd: Command) -> int:
         for _, blocks, slba in ranges:
             if blocks:
                 namespace.media.discard(slba * namespace.lba_size, blocks * namespace.lba_size)
+                written(namespace, slba, blocks)
         if ctrl.write_through:
             namespace.media.flush()
     except OSError as error:
@@ -207,4 +235,11 @@ NVM_HANDLERS: dict[int, Handler] = {
     NvmOpcode.COMPARE: _compare,
     NvmOpcode.WRITE_ZEROES: _write_zeroes,
     NvmOpcode.DATASET_MANAGEMENT: _dataset_management,
+    NvmOpcode.WRITE_UNCORRECTABLE: _write_uncorrectable,
+    NvmOpcode.VERIFY: _verify,
+    NvmOpcode.COPY: copy,
+    NvmOpcode.RESERVATION_REGISTER: reservation_register,
+    NvmOpcode.RESERVATION_REPORT: reservation_report,
+    NvmOpcode.RESERVATION_ACQUIRE: reservation_acquire,
+    NvmOpcode.RESERVATION_RELEASE: reservation_release,
 }

@@ -14,8 +14,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.holds import Hold, WriteProtection
 from nvme_emu.controller.locations import location
-from nvme_emu.controller.namespace import Hold, Namespace, WriteProtection
+from nvme_emu.controller.namespace import Namespace
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands_admin import SANITIZE_CDW10, SanitizeAction
 from nvme_emu.spec.events import AsyncEventType, AsyncIoCommandSetInfo

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nvme_emu.controller.capacity import Capacity
 from nvme_emu.controller.firmware import Firmware
-from nvme_emu.controller.namespace import Hold, Namespace, WriteProtection
+from nvme_emu.controller.holds import Hold
+from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.persistent_events import PersistentEvents
 from nvme_emu.controller.sanitize import Sanitizer
 
@@ -191,16 +192,17 @@ class NvmSubsystem:
 
     def controller_reset(self, ctrl: Controller, subsystem_reset: bool) -> None:
         """A controller has been reset: firmware that waits for that becomes active."""
+        if not ctrl.config.message_based:
+            ctrl.host_id, ctrl.host_id_is_extended = bytes(16), False
+        ctrl.reservation_notices.reset()
         self.firmware.controller_reset(ctrl)
         ctrl.self_test.controller_reset()
         self.persistent_events.reset(ctrl)
 
     def power_cycle(self) -> None:
-        """Power was lost and came back: write protection until then is gone."""
+        """Power was lost and came back."""
         for namespace in self.namespaces.values():
-            if namespace.protection is WriteProtection.UNTIL_POWER_CYCLE:
-                namespace.protection = WriteProtection.NONE
-                namespace.free(Hold.PROTECTED)
+            namespace.power_lost()
 
     def describe(self) -> dict[str, Any]:
         """For telemetry: how it is, in plain values."""

@@ -35,6 +35,7 @@ __all__ = [
     "ABORT_CDW10",
     "ABORT_DW0_NOT_ABORTED",
     "ADMIN_COMMANDS",
+    "COPY_CDW12",
     "CREATE_CQ_CDW11",
     "CREATE_QUEUE_CDW10",
     "CREATE_SQ_CDW11",
@@ -374,7 +375,7 @@ _WU_CDW12 = BitLayout(
     bit("dtype", 4, "Directive Type"),
     bit("rsvd24", 8),
 )
-_COPY_CDW12 = BitLayout(
+COPY_CDW12 = BitLayout(
     "COPY_CDW12",
     32,
     _COPY,
@@ -522,7 +523,7 @@ NVM_COMMANDS: dict[int, CommandLayout] = dict(
         _command(NvmOpcode.WRITE_ZEROES, _WRITE_ZEROES, **{**_RW, "cdw12": WZ_CDW12}),
         _command(NvmOpcode.DATASET_MANAGEMENT, _DSM, cdw10=DSM_CDW10, cdw11=DSM_CDW11),
         _command(NvmOpcode.VERIFY, _VERIFY, **_RW),
-        _command(NvmOpcode.COPY, _COPY, **{**_RW, "cdw12": _COPY_CDW12}),
+        _command(NvmOpcode.COPY, _COPY, **{**_RW, "cdw12": COPY_CDW12}),
         _command(NvmOpcode.ZONE_APPEND, "ZNS 1.2 §3.4.1", **_RW),
     ]
 )

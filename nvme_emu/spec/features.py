@@ -22,6 +22,7 @@ __all__ = [
     "FEATURE_VALUES",
     "HOST_BEHAVIOR",
     "HOST_IDENTIFIER",
+    "HOST_IDENTIFIER_FLAGS",
     "INTERRUPT_COALESCING",
     "INTERRUPT_COALESCING_UNIT_US",
     "INTERRUPT_VECTOR_CONFIG",
@@ -30,6 +31,8 @@ __all__ = [
     "NUMBER_OF_QUEUES",
     "NUMBER_OF_QUEUES_MAX",
     "POWER_MANAGEMENT",
+    "RESERVATION_MASK",
+    "RESERVATION_PERSISTENCE",
     "SANITIZE_CONFIG",
     "SOFTWARE_PROGRESS_MARKER",
     "TEMPERATURE_THRESHOLD",
@@ -245,6 +248,31 @@ WRITE_PROTECTION = BitLayout(
     bit("rsvd3", 29),
 )
 
+HOST_IDENTIFIER_FLAGS = BitLayout(
+    "HOST_IDENTIFIER_FLAGS",
+    32,
+    _clause(Fid.HOST_IDENTIFIER),
+    bit("exhid", 1, "Enable Extended Host Identifier (128 bits)"),
+    bit("rsvd1", 31),
+)
+RESERVATION_MASK = BitLayout(
+    "RESERVATION_MASK",
+    32,
+    _clause(Fid.RESERVATION_NOTIFICATION_MASK),
+    bit("rsvd0", 1),
+    bit("regpre", 1, "Mask Registration Preempted Notification"),
+    bit("resrel", 1, "Mask Reservation Released Notification"),
+    bit("respre", 1, "Mask Reservation Preempted Notification"),
+    bit("rsvd4", 28),
+)
+RESERVATION_PERSISTENCE = BitLayout(
+    "RESERVATION_PERSISTENCE",
+    32,
+    _clause(Fid.RESERVATION_PERSISTENCE),
+    bit("ptpl", 1, "Persist Through Power Loss"),
+    bit("rsvd1", 31),
+)
+
 # The value of each feature that is one dword.
 FEATURE_VALUES: dict[int, BitLayout] = {
     Fid.ARBITRATION: ARBITRATION,
@@ -261,6 +289,8 @@ FEATURE_VALUES: dict[int, BitLayout] = {
     Fid.SANITIZE_CONFIG: SANITIZE_CONFIG,
     Fid.IO_COMMAND_SET_PROFILE: IO_COMMAND_SET_PROFILE,
     Fid.SOFTWARE_PROGRESS_MARKER: SOFTWARE_PROGRESS_MARKER,
+    Fid.RESERVATION_NOTIFICATION_MASK: RESERVATION_MASK,
+    Fid.RESERVATION_PERSISTENCE: RESERVATION_PERSISTENCE,
     Fid.WRITE_PROTECTION: WRITE_PROTECTION,
 }
 

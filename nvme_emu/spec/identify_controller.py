@@ -27,6 +27,7 @@ __all__ = [
     "IDENTIFY_SIZE",
     "IOCSV",
     "LPA",
+    "NWPC",
     "OACS",
     "OAES",
     "ONCS",
@@ -199,6 +200,15 @@ FNA = BitLayout(
     bit("cryes", 1, "Cryptographic Erase"),
     bit("bcnsid", 1, "Broadcast NSID not supported"),
     bit("rsvd4", 4),
+)
+NWPC = BitLayout(
+    "NWPC",
+    8,
+    _CTRL,
+    bit("nwpwps", 1, "No Write Protect and Write Protect states"),
+    bit("wpupcs", 1, "Write Protect Until Power Cycle state"),
+    bit("pwps", 1, "Permanent Write Protect state"),
+    bit("rsvd3", 5),
 )
 VWC = BitLayout(
     "VWC",
@@ -404,6 +414,7 @@ IDENTIFY_CONTROLLER = Structure(
         "fuses": FUSES,
         "fna": FNA,
         "vwc": VWC,
+        "nwpc": NWPC,
         "sgls": SGLS,
     },
 )

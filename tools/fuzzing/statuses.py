@@ -68,12 +68,13 @@ _NVM: dict[int, set[Status]] = {
 }  # fmt: skip
 # Generic values that have nothing to do with a host of our kind: Key Value, fabrics, dispersed namespaces …
 _NEVER = {
-    _S.POWER_LOSS, _S.INTERNAL, _S.HOSTID_FORMAT, _S.KAT_EXPIRED, _S.SGL_INVALID_GRANULARITY, _S.TRANSIENT_TR_ERR,
+    _S.POWER_LOSS, _S.INTERNAL, _S.KAT_EXPIRED, _S.SGL_INVALID_GRANULARITY, _S.TRANSIENT_TR_ERR,
     _S.PROHIBITED_BY_LOCKDOWN, _S.INVALID_KEY_TAG, _S.HOST_DISPERSED_NS_NOT_ENABLED, _S.INCORRECT_KEY,
     _S.FDP_DISABLED, _S.INVALID_PLACEMENT_HANDLE_LIST, _S.INVALID_VALUE_SIZE, _S.INVALID_KEY_SIZE,
     _S.KV_KEY_NOT_EXISTS, _S.UNRECOVERED_ERROR, _S.KEY_EXISTS,
 }  # fmt: skip
 _BLOCKS_ONLY = {_S.LBA_RANGE, _S.COMPARE_FAILED}
+_ADMIN_WITH_BLOCKS = _A.GET_LBA_STATUS
 
 
 def is_allowed(qid: int, opcode: int, field: int) -> bool:
@@ -84,6 +85,8 @@ def is_allowed(qid: int, opcode: int, field: int) -> bool:
     if field and not code:
         return False  # success with DNR, More or a delay
     if not code & SCT_MASK:
-        return code not in _NEVER and (qid > 0 or code not in _BLOCKS_ONLY)
+        return code not in _NEVER and (
+            qid > 0 or opcode == _ADMIN_WITH_BLOCKS or code not in _BLOCKS_ONLY
+        )
     table = _NVM if qid else _ADMIN
     return code in table.get(opcode, set())

@@ -125,6 +125,7 @@ class Device:
         if self.off:
             self.off = False
             self._ctrl.counters.power_cycles += 1
+            self._ctrl.subsystem.power_cycle()
             self._unit.touch()
 
     # -- the cache ------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from nvme_emu.spec.registers import CC
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
+    from nvme_emu.controller.fused import Outcome
     from nvme_emu.controller.pcie.registers import RegisterFile
     from nvme_emu.core.memory import HostMemory
 
@@ -129,7 +130,7 @@ class CompletionQueue(CqState):
 class SubmissionQueue(SqState):
     """A ring of 64-byte commands. ``inflight`` counts its commands that are parked or timed."""
 
-    __slots__ = ("prio",)
+    __slots__ = ("fused", "prio")
     cq: CompletionQueue
 
     def __init__(self, qid: int, base: int, size: int, cq: CompletionQueue, prio: int = 0) -> None:
@@ -139,6 +140,8 @@ class SubmissionQueue(SqState):
         self.size = size
         self.cq = cq
         self.prio = prio
+        self.fused: Outcome | None = None
+        """What became of the second of two fused commands, which is fetched next."""
         self.head = 0
         self.tail = 0
         self.inflight = 0

@@ -34,6 +34,7 @@ ALLOWED: dict[int, set[Status]] = {
         Status.CMD_SEQ_ERROR,
         Status.FEATURE_NOT_SAVEABLE,
         Status.FEATURE_NOT_PER_NS,
+        Status.FEATURE_NOT_CHANGEABLE,
         Status.IOCS_COMBINATION_REJECTED,
         *DATA,
     },
@@ -59,7 +60,7 @@ ALLOWED: dict[int, set[Status]] = {
         *DATA,
     },
     AdminOpcode.FIRMWARE_COMMIT: {Status.FIRMWARE_SLOT, Status.FIRMWARE_IMAGE, *SANITIZING},
-    AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD: {Status.FIRMWARE_IMAGE, Status.OVERLAPPING_RANGE, *SANITIZING, *DATA},
+    AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD: {Status.OVERLAPPING_RANGE, *SANITIZING, *DATA},
     AdminOpcode.DEVICE_SELF_TEST: {Status.INVALID_NS, Status.SELF_TEST_IN_PROGRESS, *SANITIZING},
     AdminOpcode.FORMAT_NVM: {
         Status.INVALID_NS,

@@ -109,7 +109,7 @@ def test_feature_reset_brings_the_default_back(feature: Feature) -> None:
 @pytest.mark.parametrize("fid", sorted(set(FEATURES) - {Fid.KEEP_ALIVE_TIMER}))
 def test_feature_capabilities_are_what_set_features_does(fid: int) -> None:
     one = host()
-    nsid = 1 if fid == Fid.ERROR_RECOVERY else 0
+    nsid = int(FEATURES[fid].per_namespace)
 
     completion = one.get_feature(fid, sel=SEL_SUPPORTED, nsid=nsid)
 
@@ -155,7 +155,7 @@ def test_feature_that_does_not_last_is_not_saveable_even_with_storage(fid: int) 
 UNKNOWN = sorted(set(range(256)) - set(FEATURES))
 
 
-@pytest.mark.parametrize("fid", [*UNKNOWN[:6], 0x78, 0x80, 0x81, 0xC0, 0xFF])
+@pytest.mark.parametrize("fid", [*UNKNOWN[:6], 0x78, 0x80, 0x85, 0xC0, 0xFF])
 @pytest.mark.parametrize("opcode", [AdminOpcode.GET_FEATURES, AdminOpcode.SET_FEATURES])
 def test_feature_that_is_not_offered_is_an_invalid_field(opcode: int, fid: int) -> None:
     one = host()
@@ -242,7 +242,7 @@ def test_set_feature_to_a_value_that_does_not_exist_fails(
     fid: int, cdw11: int, status: Status, location: tuple[int, int]
 ) -> None:
     one = host()
-    nsid = 1 if fid == Fid.ERROR_RECOVERY else 0
+    nsid = int(FEATURES[fid].per_namespace)
     ask = {"cdw11": 0, "nsid": nsid}
     before = one.get_feature(fid, **ask).dw0
 
@@ -389,7 +389,7 @@ def test_host_behavior_comes_back_as_it_was_set(fields: dict[str, int]) -> None:
     assert one.memory.read(one.data, 512) == bytes(512)
 
 
-@pytest.mark.parametrize("fields", [{"acre": 2}, {"etdas": 255}, {"lbafee": 2}, {"hdisns": 3}, {"cdfe": 4}])
+@pytest.mark.parametrize("fields", [{"acre": 2}, {"etdas": 255}, {"lbafee": 2}, {"hdisns": 3}, {"cdfe": 8}])
 def test_host_behavior_with_a_value_that_does_not_exist_fails(fields: dict[str, int]) -> None:
     one = host()
     one.memory.write(one.data, HOST_BEHAVIOR.build(**fields))

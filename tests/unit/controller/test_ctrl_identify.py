@@ -18,6 +18,7 @@ from nvme_emu.media.sparse import SparseMedia
 from nvme_emu.spec.features import Fid
 from nvme_emu.spec.identify import (
     CONTROLLER_LIST,
+    CTRATT,
     FNA,
     FRMW,
     IDENTIFY_CONTROLLER,
@@ -128,11 +129,7 @@ def test_identify_controller_says_what_is_offered_and_what_is_not() -> None:
 
     zero = (
         "cmic",
-        "ctratt",
         "sgls",
-        "fuses",
-        "nwpc",
-        "cdfs",
         "hmpre",
         "rpmbs",
         "anacap",
@@ -145,6 +142,8 @@ def test_identify_controller_says_what_is_offered_and_what_is_not() -> None:
     assert FRMW.unpack(data.frmw)._asdict() == {"ffsro": 1, "nofs": 3, "fawr": 1, "smud": 0, "rsvd6": 0}
     assert data.oaes == 1 << 8 | 1 << 9 | 1 << 19
     assert FNA.unpack(data.fna)._asdict() == {"fns": 0, "sens": 0, "cryes": 1, "bcnsid": 0, "rsvd4": 0}
+    assert (data.fuses, data.nwpc, data.cdfs) == (1, 0b111, 0b101)
+    assert CTRATT.unpack(data.ctratt)._asdict() == dict.fromkeys(CTRATT.unpack(0)._fields, 0) | {"hids": 1, "rhii": 1}
     assert data.sanicap & 0b1111 == 0b0111
     assert (data.unvmcap, data.edstt, data.mtfa, data.pels) == (0, 1, 1, 4)
 
@@ -200,7 +199,7 @@ def test_identify_namespace_has_the_size_and_the_names(cns: int, lba_size: int, 
     assert [(one.lbads, one.ms) for one in data.lbaf[:3]] == [(9, 0), (12, 0), (0, 0)]
     assert (data.lbaf[data.flbas].lbads, data.fpi) == (lbads, 0x80)
     assert (data.nguid, data.eui64, data.nvmcap) == (namespace.nguid, namespace.eui64, 1 << 19)
-    assert (data.mc, data.dpc, data.dps, data.nmic, data.rescap) == (0, 0, 0, 0, 0)
+    assert (data.mc, data.dpc, data.dps, data.nmic, data.rescap) == (0, 0, 0, 0, 0xFF)
 
 
 def test_identify_namespace_on_sparse_media_tells_what_is_used() -> None:

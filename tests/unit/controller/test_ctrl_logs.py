@@ -194,7 +194,13 @@ def test_commands_supported_are_those_that_are_handled() -> None:
     nvm = {op for op, entry in enumerate(data.iocs) if COMMAND_EFFECTS.unpack(entry).csupp}
     changing = {op for op, entry in enumerate(data.iocs) if COMMAND_EFFECTS.unpack(entry).lbcc}
     assert (admin, nvm) == (set(ADMIN_HANDLERS), set(NVM_HANDLERS))
-    assert changing == {NvmOpcode.WRITE, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT}
+    assert changing == {
+        NvmOpcode.WRITE,
+        NvmOpcode.WRITE_ZEROES,
+        NvmOpcode.WRITE_UNCORRECTABLE,
+        NvmOpcode.DATASET_MANAGEMENT,
+        NvmOpcode.COPY,
+    }
     linux_expects = COMMAND_EFFECTS.mask("csupp", "lbcc")
     assert not any(entry & ~linux_expects for entry in data.iocs), "Linux warns of others"
 

@@ -119,7 +119,7 @@ def test_write_zeroes_is_limited_by_wzsl_and_not_by_mdts() -> None:
     ("fields", "status", "location"),
     [
         ({"opcode": 0x99}, Status.INVALID_OPCODE, (0, 0)),
-        ({"opcode": NvmOpcode.VERIFY}, Status.INVALID_OPCODE, (0, 0)),
+        ({"opcode": NvmOpcode.ZONE_APPEND}, Status.INVALID_OPCODE, (0, 0)),
         ({"flags": 0x01}, Status.INVALID_FIELD, (1, 0)),
         ({"flags": 0x02}, Status.INVALID_FIELD, (1, 0)),
         ({"flags": 0x40}, Status.INVALID_FIELD, (1, 6)),
