@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,13 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    json_option,
+    printer,
+    quiet_option,
+)
+from nvme_emu.cli.common import complain as _note
+
 if TYPE_CHECKING:
     from nvme_emu.workload.compare import CompareConfig, Comparison, Progress
     from nvme_emu.workload.compare_baseline import Baseline, Outcome
 
 __all__ = ["compare"]
 
-EXIT_REGRESSION, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_REGRESSION = EXIT_ERRORS
 
 _EPILOG = """\b
 Examples:
@@ -76,7 +87,7 @@ class Options:
         return self.json_file == "-" or (self.output_format == "json" and self.json_file is None)
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--profile",
     metavar="NAME|FILE.toml",
@@ -141,20 +152,13 @@ class Options:
     show_default=True,
     help="What goes to standard output.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    metavar="[FILE]",
-    is_flag=False,
-    flag_value="-",
-    help="JSON to standard output, or besides to FILE.",
-)
+@json_option("JSON to standard output, or besides to FILE.")
 @click.option("--html", metavar="FILE", help="Write one self-contained page with plots.")
 @click.option("--png", metavar="FILE", help="Write the plots as an image.")
 @click.option("--svg", metavar="FILE", help="Write the plots as SVG.")
 @click.option("--plots", is_flag=True, help="Timelines, latency curves and heat maps in the terminal, too.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on standard error.")
+@quiet_option("No progress and no notes on standard error.")
 def compare(**options: Any) -> int:
     """Compare synchronous with asynchronous transfer on emulated SSDs.
 
@@ -179,18 +183,13 @@ def compare(**options: Any) -> int:
         return EXIT_USAGE
 
 
-def _note(what: object) -> None:
-    """One line on standard error."""
-    click.echo(f"nvme-emu: {' '.join(str(what).split()) or type(what).__name__}", err=True)
-
-
 def _run(options: Options) -> int:
     from nvme_emu.workload.compare import CompareInterrupted
     from nvme_emu.workload.compare import compare as measure
 
-    for path in (options.html, options.png, options.svg, options.trace, options.json_file):
-        if path not in (None, "-"):
-            _check_writable(str(path))
+    check_output(options.json_file, json=True)
+    for path in (options.html, options.png, options.svg, options.trace):
+        check_output(path, inputs=[options.baseline])
     config = _config(options)
     baseline = _baseline(options, config)
     if options.calibrate:
@@ -247,17 +246,6 @@ def _config(options: Options) -> CompareConfig:
         flips=options.flips,
         processes=0,
     )
-
-
-def _check_writable(path: str) -> None:
-    """OSError before anything is measured, not after."""
-    folder = Path(path).parent
-    if not folder.is_dir():
-        raise OSError(f"{path}: there is no folder {folder}")
-    if Path(path).is_dir():
-        raise OSError(f"{path}: it is a folder")
-    if not os.access(path if Path(path).exists() else folder, os.W_OK):
-        raise OSError(f"{path}: it cannot be written")
 
 
 def _baseline(options: Options, config: CompareConfig) -> Baseline | None:
@@ -338,11 +326,9 @@ def _write(options: Options, comparison: Comparison) -> None:
     if options.json_to_stdout:
         click.echo(comparison.json_text(), nl=False)
     else:
-        from rich.console import Console
-
         from nvme_emu.workload.report_terminal import render
 
-        console = Console(highlight=False)
+        console = printer()
         console.print(render(comparison))
         if options.plots:
             from nvme_emu.workload.report_terminal_plots import compare_plots

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
-from nvme_emu.cli.common import EXIT_ERRORS, EXIT_USAGE, complain
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    complain,
+    json_option,
+    quiet_option,
+    write_json,
+)
 
 __all__ = ["ctl"]
 
@@ -30,19 +40,19 @@ A value is JSON where it is (1, true, null, "text", [...]), else text. Without a
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("socket", metavar="SOCKET")
 @click.argument("method", metavar="METHOD", required=False)
 @click.argument("params", metavar="[KEY=VALUE]…", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON, for scripts.")
+@json_option("One line of JSON, for scripts, to standard output or FILE.json (any other FILE as --json=FILE).")
 @click.option("--count", type=click.IntRange(1), help="With events.subscribe: end after so many events.")
 @click.option("--timeout", type=click.FloatRange(0.01), default=10.0, show_default=True, help="Seconds to wait.")
-@click.option("--quiet", "-q", is_flag=True, help="No notes on standard error.")
+@quiet_option()
 def ctl(
     socket: str,
     method: str | None,
     params: tuple[str, ...],
-    as_json: bool,
+    json_file: str | None,
     count: int | None,
     timeout: float,
     quiet: bool,
@@ -52,14 +62,15 @@ def ctl(
 
     try:
         arguments = parse_params(params)
+        check_output(json_file, json=True)
         with RpcClient(socket, timeout_s=timeout) as client:
             if method is None:
-                _list_methods(client.call("rpc.discover"), as_json)
+                _list_methods(client.call("rpc.discover"), json_file)
                 return 0
             result = client.call(method, **arguments)
             if method == "events.subscribe":
-                return _follow(client, count, quiet)
-            _print(result, as_json)
+                return _follow(client, count, quiet, json_file)
+            _print(result, json_file)
     except RpcError as error:
         detail = "" if error.data is None else f" {json.dumps(error.data)}"
         complain(f"{error.message} (JSON-RPC {error.code}){detail}")
@@ -91,16 +102,16 @@ def parse_params(words: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _print(result: Any, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(result, separators=(",", ":")))
+def _print(result: Any, json_file: str | None) -> None:
+    if json_file is not None:
+        write_json(json.dumps(result, separators=(",", ":")), json_file)
     else:
         click.echo(json.dumps(result, indent=2, ensure_ascii=False))
 
 
-def _list_methods(description: Any, as_json: bool) -> None:
-    if as_json:
-        _print(description, True)
+def _list_methods(description: Any, json_file: str | None) -> None:
+    if json_file is not None:
+        _print(description, json_file)
         return
     for method in description["methods"]:
         params = ", ".join(
@@ -109,8 +120,16 @@ def _list_methods(description: Any, as_json: bool) -> None:
         click.echo(f"{method['name']}({params})\n    {method['summary']}")
 
 
-def _follow(client: Any, count: int | None, quiet: bool) -> int:
+def _follow(client: Any, count: int | None, quiet: bool, json_file: str | None) -> int:
     """Print events, one a line, until there were ``count`` or the server ends."""
+    with contextlib.ExitStack() as closing:
+        out: TextIO = sys.stdout
+        if json_file not in (None, "-"):
+            out = closing.enter_context(open(str(json_file), "w", encoding="utf-8"))
+        return _write_events(client, count, quiet, out)
+
+
+def _write_events(client: Any, count: int | None, quiet: bool, out: TextIO) -> int:
     left = count
     while left is None or left > 0:
         try:
@@ -121,8 +140,8 @@ def _follow(client: Any, count: int | None, quiet: bool) -> int:
         if batch["dropped"] and not quiet:
             complain(f"{batch['dropped']} events were dropped: this reader was too slow for them")
         for event in events:
-            sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
-        sys.stdout.flush()
+            out.write(json.dumps(event, separators=(",", ":")) + "\n")
+        out.flush()
         if left is not None:
             left -= len(events)
     return 0

@@ -7,7 +7,15 @@ import sys
 
 import click
 
-from nvme_emu.cli.common import EXIT_USAGE, complain
+from nvme_emu.cli.common import (
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    complain,
+    json_option,
+    quiet_option,
+    write_json,
+)
 
 __all__ = ["decode"]
 
@@ -28,12 +36,13 @@ Exit codes: 0 done; 2 what was given cannot be decoded.
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("hexadecimal", metavar="HEX…", nargs=-1)
 @click.option("--as", "kind", metavar="KIND", help="What it is, if the length does not tell.")
 @click.option("--clauses/--no-clauses", default=True, show_default=True, help="Where each field is defined.")
-@click.option("--json", "as_json", is_flag=True, help="The fields as JSON.")
-def decode(hexadecimal: tuple[str, ...], kind: str | None, clauses: bool, as_json: bool) -> int:
+@json_option("The fields as JSON, to standard output, or besides to FILE.json (any other FILE as --json=FILE).")
+@quiet_option()
+def decode(hexadecimal: tuple[str, ...], kind: str | None, clauses: bool, json_file: str | None, quiet: bool) -> int:
     """Explain bytes field by field, with the specification's clauses.
 
     HEX is read from standard input where it is - or not given. Offsets and characters of a hex dump are ignored.
@@ -41,6 +50,11 @@ def decode(hexadecimal: tuple[str, ...], kind: str | None, clauses: bool, as_jso
     from nvme_emu.observe.explain import explain
     from nvme_emu.spec.decode import render
 
+    try:
+        check_output(json_file, json=True)
+    except (ValueError, OSError) as error:
+        complain(error)
+        return EXIT_USAGE
     text = sys.stdin.read() if hexadecimal in ((), ("-",)) else " ".join(hexadecimal)
     try:
         found = explain(text, kind)
@@ -50,5 +64,8 @@ def decode(hexadecimal: tuple[str, ...], kind: str | None, clauses: bool, as_jso
     except ValueError as error:
         complain(error)
         return EXIT_USAGE
-    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else render(found, clauses=clauses))
+    if json_file != "-":
+        click.echo(render(found, clauses=clauses))
+    if json_file is not None:
+        write_json(json.dumps(found.as_dict(), indent=2), json_file)
     return 0

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nvme_emu.cli.common import (
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    complain,
+    json_option,
+    quiet_option,
+    write_json,
+)
+
 if TYPE_CHECKING:
     from nvme_emu.core.faults import Problem, Rule
 
 __all__ = ["faults"]
-
-EXIT_USAGE = 2
 
 _EPILOG = """\b
 Examples:
@@ -36,17 +44,14 @@ def faults() -> None:
     """Fault rules: files that say when the device goes wrong, and how."""
 
 
-@faults.command(epilog=_EPILOG)
+class _CheckCommand(JsonCommand):
+    takes_json_files = True
+
+
+@faults.command(cls=_CheckCommand, epilog=_EPILOG)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option(
-    "--json",
-    "json_file",
-    metavar="[FILE]",
-    is_flag=False,
-    flag_value="-",
-    help="JSON to standard output, or to FILE (write --json=FILE before the fault files).",
-)
-@click.option("--quiet", "-q", is_flag=True, help="Say nothing about rules that are right.")
+@json_option("JSON to standard output, or to FILE (as --json=FILE).")
+@quiet_option("Say nothing about rules that are right.")
 def check(files: tuple[str, ...], json_file: str | None, quiet: bool) -> int:
     """Check fault files: each error with its file, line, rule and value.
 
@@ -54,6 +59,11 @@ def check(files: tuple[str, ...], json_file: str | None, quiet: bool) -> int:
     """
     from nvme_emu.core.faults import check_text, rule_to_plain
 
+    try:
+        check_output(json_file, inputs=files, json=True)
+    except (ValueError, OSError) as error:
+        complain(error)
+        return EXIT_USAGE
     rules: list[Rule] = []
     problems: list[Problem] = []
     report: list[dict[str, Any]] = []
@@ -68,7 +78,7 @@ def check(files: tuple[str, ...], json_file: str | None, quiet: bool) -> int:
             for number, rule in enumerate(found, 1):
                 click.echo(f"{_shown(name)}: rule {rule.id or number}: {_in_words(rule)}")
     if json_file is not None:
-        _write({"ok": not problems, "files": report}, json_file)
+        write_json(json.dumps({"ok": not problems, "files": report}, indent=2), json_file)
     for one in problems:
         click.echo(f"nvme-emu: {one}", err=True)
     if problems:
@@ -116,14 +126,3 @@ def _short(value: Any) -> str:
         return ",".join(map(str, value))
     text = str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _write(report: dict[str, Any], json_file: str) -> None:
-    text = json.dumps(report, indent=2)
-    if json_file == "-":
-        click.echo(text)
-        return
-    try:
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"{json_file}: {error.strerror}") from None

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nvme_emu.cli.common import EXIT_ERRORS, EXIT_USAGE, complain
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    complain,
+    json_option,
+    quiet_option,
+    write_json,
+)
 from nvme_emu.cli.nvme_target import open_target
 
 if TYPE_CHECKING:
@@ -73,14 +82,15 @@ def _command(name: str, example: str, *options: Any, default: str | None = None)
     )
 
     def make(fn: Callable[..., Answer]) -> click.Command:
-        def run(target: str, output_format: str, as_json: bool, **given: Any) -> int:
-            return _run(fn, target, "json" if as_json else output_format, given)
+        def run(target: str, output_format: str, json_file: str | None, quiet: bool, **given: Any) -> int:
+            return _run(fn, target, "json" if json_file == "-" else output_format, json_file, given)
 
         run.__doc__ = fn.__doc__
         command: Any = run
         for option in options:
             command = option(command)
-        command = click.option("--json", "as_json", is_flag=True, help="The same as -o json.")(command)
+        command = quiet_option()(command)
+        command = json_option("The same as -o json; or besides to FILE.json (any other FILE as --json=FILE).")(command)
         command = click.option(
             "-o",
             "--output-format",
@@ -91,17 +101,20 @@ def _command(name: str, example: str, *options: Any, default: str | None = None)
         )(command)
         command = click.argument("target", metavar="TARGET", default=default, required=default is None)(command)
         settings = {"help_option_names": ["-h", "--help"]}
-        made: click.Command = click.command(name, epilog=epilog, context_settings=settings)(command)
+        made: click.Command = click.command(name, cls=JsonCommand, epilog=epilog, context_settings=settings)(command)
         return made
 
     return make
 
 
-def _run(fn: Callable[..., Answer], text: str, output_format: str, given: dict[str, Any]) -> int:
+def _run(
+    fn: Callable[..., Answer], text: str, output_format: str, json_file: str | None, given: dict[str, Any]
+) -> int:
     from nvme_emu.core.errors import CommandError
     from nvme_emu.observe.rpc_core import RpcError
 
     try:
+        check_output(json_file, inputs=[text], json=True)
         with open_target(text) as target:
             answer = fn(target, **given)
     except CommandError as error:
@@ -113,6 +126,9 @@ def _run(fn: Callable[..., Answer], text: str, output_format: str, given: dict[s
     except (ValueError, OSError) as error:
         complain(error if text in str(error) else f"{text}: {error}")
         return EXIT_USAGE
+    form = json.dumps(answer.data, indent=2, separators=(",", ":"))
+    if json_file not in (None, "-"):
+        write_json(form, str(json_file))
     if output_format == "binary":
         if answer.raw is None:
             complain("this command has no binary form")
@@ -120,7 +136,7 @@ def _run(fn: Callable[..., Answer], text: str, output_format: str, given: dict[s
         sys.stdout.buffer.write(answer.raw)
         sys.stdout.buffer.flush()
     elif output_format == "json":
-        click.echo(json.dumps(answer.data, indent=2, separators=(",", ":")))
+        click.echo(form)
     else:
         click.echo("\n".join(answer.lines))
     return 0

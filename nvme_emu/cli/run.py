@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import signal
 import sys
@@ -18,6 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    json_option,
+    quiet_option,
+    write_json,
+)
 from nvme_emu.cli.run_plots import Pictures
 
 if TYPE_CHECKING:
@@ -31,7 +40,6 @@ __all__ = ["run"]
 VIRTUAL_CPU_NS_PER_IO = 200
 """What a job's own code costs an I/O in virtual time: fio's null engine does 4 to 11 million a second."""
 
-EXIT_ERRORS, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _FORMATS = ("normal", "json", "json+")
 
 _EPILOG = """\b
@@ -79,7 +87,7 @@ class Options:
         return Pictures(html=self.html, png=self.png, svg=self.svg, terminal=self.plots and text)
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("job_file", metavar="JOB.fio")
 @click.option(
     "--set", "overrides", metavar="OPTION=VALUE", multiple=True, help="Override an option in all jobs."
@@ -107,14 +115,7 @@ class Options:
     help="fio's output formats.",
 )
 @click.option("--output", metavar="FILE", help="Write the output to FILE and not to standard output.")
-@click.option(
-    "--json",
-    "json_file",
-    metavar="[FILE]",
-    is_flag=False,
-    flag_value="-",
-    help="JSON to standard output, or besides to FILE (write --json=FILE before JOB.fio).",
-)
+@json_option("JSON to standard output, or besides to FILE.json (any other FILE as --json=FILE).")
 @click.option("--html", metavar="FILE", help="Write one self-contained page with plots.")
 @click.option("--png", metavar="FILE", help="Write the plots as an image.")
 @click.option("--svg", metavar="FILE", help="Write the plots as SVG.")
@@ -122,7 +123,7 @@ class Options:
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
 @click.option("--faults", metavar="FILE", help="Rules that say when the device goes wrong (docs/faults.md).")
 @click.option("--rpc", metavar="SOCKET", help="Answer `nvme-emu ctl SOCKET` and `top --attach SOCKET`.")
-@click.option("--quiet", "-q", is_flag=True, help="No notes and no progress on standard error.")
+@quiet_option("No notes and no progress on standard error.")
 def run(job_file: str, **options: Any) -> int:
     """Run a fio job file on an emulated SSD and print what fio would.
 
@@ -161,6 +162,10 @@ def _run(options: Options) -> int:
     from nvme_emu.workload.runner import Jobs
 
     virtual = options.clock == "virtual"
+    inputs = options.job_file, options.faults
+    check_output(options.json_file, inputs=inputs, json=True)
+    for path in (options.output, options.html, options.png, options.svg, options.trace):
+        check_output(path, inputs=inputs)
     parsed = parse_job_file(options.job_file, overrides=options.overrides)
     plan = make_plan(
         parsed,
@@ -365,9 +370,7 @@ def _print_report(report: Report, options: Options, output: Any) -> None:
     click.echo(text, file=output)
     if options.json_file not in (None, "-"):
         data = to_json(report, bins=options.output_format == "json+")
-        Path(str(options.json_file)).write_text(
-            json.dumps(data, indent=2, separators=(",", " : ")) + os.linesep, encoding="utf-8"
-        )
+        write_json(json.dumps(data, indent=2, separators=(",", " : ")), str(options.json_file))
 
 
 def _error_lines(result: JobResult) -> list[str]:

@@ -51,9 +51,9 @@ class Pictures:
 
         view = watching.view()
         if self.terminal:
-            from rich.console import Console
+            from nvme_emu.cli.common import printer
 
-            Console(file=output, highlight=False).print(run_plots(results, view))
+            printer(file=output).print(run_plots(results, view))
         if self.html is not None:
             clock = "virtual clock" if machine.runtime.virtual else "wall clock (being watched costs time an I/O)"
             config = machine.config

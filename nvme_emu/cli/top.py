@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nvme_emu.cli.common import EXIT_ERRORS, EXIT_USAGE, complain
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    complain,
+    json_option,
+    printer,
+    quiet_option,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from nvme_emu.observe.tui.frame import Frame
@@ -86,7 +96,7 @@ class Options:
     attach: str | None
     replay: str | None
     once: bool
-    as_json: bool
+    json_file: str | None
     view: str
     after_ms: float
     overrides: tuple[str, ...]
@@ -96,14 +106,15 @@ class Options:
     faults: str | None
     trace: str | None
     web: str | None = None
+    quiet: bool = False
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("job_file", metavar="[JOB.fio]", required=False)
 @click.option("--attach", metavar="SOCKET", help="Look at a running SSD over its --rpc socket.")
 @click.option("--replay", metavar="TRACE", help="Look at a trace (JSON lines) event by event.")
 @click.option("--once", is_flag=True, help="Print one page and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print one snapshot as JSON and end.")
+@json_option("Print one snapshot as JSON, or write it to FILE.json (any other FILE as --json=FILE), and end.")
 @click.option("--view", type=click.Choice(VIEWS), default="overview", show_default=True, help="The first view.")
 @click.option(
     "--after",
@@ -130,6 +141,7 @@ class Options:
     metavar="[HOST:]PORT",
     help="Serve the inspector to browsers; each gets its own. Needs textual-serve (the extra nvme-emu[web]).",
 )
+@quiet_option()
 def top(job_file: str | None, **given: Any) -> int:
     """Watch an SSD at work: registers, queues, commands, workers, media, latencies, events.
 
@@ -141,11 +153,22 @@ def top(job_file: str | None, **given: Any) -> int:
     if sum(one is not None for one in (job_file, options.attach, options.replay)) > 1:
         complain("JOB.fio, --attach and --replay are three things to look at: give one")
         return EXIT_USAGE
+    if options.trace is not None and (options.attach or options.replay):
+        complain("--trace is for a workload that top starts; for a running one: nvme-emu ctl SOCKET trace.start file=…")
+        return EXIT_USAGE
+    try:
+        inputs = options.job_file, options.replay, options.faults
+        check_output(options.json_file, inputs=inputs, json=True)
+        check_output(options.trace, inputs=inputs)
+    except (ValueError, OSError) as error:
+        complain(error)
+        return EXIT_USAGE
     if options.web is not None:
         return _serve_browsers(options, options.web)
     # Textual's driver for browsers stands in for the terminal of a process that --web has started.
     browser = "TEXTUAL_DRIVER" in os.environ
-    if not options.once and not options.as_json and not browser and not (sys.stdout.isatty() and sys.stdin.isatty()):
+    plain = options.once or options.json_file is not None
+    if not plain and not browser and not (sys.stdout.isatty() and sys.stdin.isatty()):
         complain("top needs a terminal; --once prints one page, --json one snapshot")
         return EXIT_USAGE
     try:
@@ -174,7 +197,7 @@ def _look_at_socket(options: Options, socket: str) -> int:
         raise ValueError(f"{socket}: {error.strerror or error}") from error
     with contextlib.closing(source):
         source.entries, source.events = ENTRIES, EVENTS
-        if options.once or options.as_json:
+        if options.once or options.json_file is not None:
             pause = threading.Event()
             frame = source.frame()
             for _ in range(LOOKS):
@@ -189,7 +212,7 @@ def _look_at_trace(options: Options, path: str) -> int:
     from nvme_emu.observe.tui.replay import ReplaySource
 
     source = ReplaySource(path)
-    if options.once or options.as_json:
+    if options.once or options.json_file is not None:
         source.entries, source.events = ENTRIES, EVENTS
         _print(source.frame(), options)
         return 0
@@ -199,7 +222,7 @@ def _look_at_trace(options: Options, path: str) -> int:
 def _look_at_workload(options: Options) -> int:
     workload, code = Workload(options, _plan(options)), 0
     with workload.running():
-        if options.once or options.as_json:
+        if options.once or options.json_file is not None:
             _print(workload.after(int(options.after_ms * 1e6)), options)
         else:
             source = workload.source()
@@ -421,19 +444,18 @@ def _open_screen(source: Source, options: Options) -> int:
 
 
 def _print(frame: Frame, options: Options) -> None:
-    if options.as_json:
+    if options.json_file is not None:
         from nvme_emu.observe.state import to_json
 
-        click.echo(json.dumps(to_json(frame), separators=(",", ":")))
+        write_json(json.dumps(to_json(frame), separators=(",", ":")), str(options.json_file))
         return
-    from rich.console import Console
 
     from nvme_emu.observe.tui.screen import CHROME_LINES, HEIGHT_MIN, WIDTH_MIN, screen
     from nvme_emu.observe.tui.ui import Ui
 
     columns, lines = shutil.get_terminal_size((80, 24))
     width, height = max(WIDTH_MIN, columns), max(HEIGHT_MIN, lines - 1)
-    console = Console(width=width, highlight=False, soft_wrap=True)
+    console = printer(width=width, soft_wrap=True)
     page = screen(frame, Ui(view=options.view), width, height + 1)
     # Without the line of keys: nobody is there to press them.
     for text in page[: height + CHROME_LINES - 3]:

@@ -7,19 +7,27 @@ import os
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from nvme_emu.cli.common import (
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    json_option,
+    printer,
+    quiet_option,
+    write_json,
+)
+
 if TYPE_CHECKING:
     from nvme_emu.workload.tour import Tour
 
 __all__ = ["tour"]
-
-EXIT_USAGE = 2
 
 _EPILOG = """\b
 Keys, on a terminal:
@@ -32,22 +40,25 @@ docs/tour.md is the same as a page.
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--plain", is_flag=True, help="All steps as plain text, without colours and keys.")
 @click.option("--step", "wanted", metavar="N[-M]", help="Only these steps.")
 @click.option(
     "--seed", type=click.IntRange(0, (1 << 63) - 1), default=7, show_default=True, help="Seed of the device's scatter."
 )
-@click.option(
-    "--json",
-    "json_file",
-    metavar="[FILE]",
-    is_flag=False,
-    flag_value="-",
-    help="The steps as JSON, to standard output or FILE.",
-)
+@json_option("The steps as JSON, to standard output or FILE.")
 @click.option("--svg", metavar="FILE", help="Write the steps as an SVG.")
-def tour(plain: bool, wanted: str | None, seed: int, json_file: str | None, svg: str | None) -> int:
+@click.option("--trace", metavar="FILE", help="Write every event of both runs to FILE, one JSON object a line.")
+@quiet_option()
+def tour(
+    plain: bool,
+    wanted: str | None,
+    seed: int,
+    json_file: str | None,
+    svg: str | None,
+    trace: str | None,
+    quiet: bool,
+) -> int:
     """Follow one write from its caller over nvme1's work list, the command's bytes, the doorbell, the flash, the
     completion and the interrupt back to its caller.
 
@@ -55,12 +66,13 @@ def tour(plain: bool, wanted: str | None, seed: int, json_file: str | None, svg:
     """
     from nvme_emu.workload.tour import make_tour
 
-    made = make_tour(seed)
     try:
+        check_output(json_file, json=True)
+        for path in (svg, trace):
+            check_output(path)
+        with _events(trace) as events:
+            made = make_tour(seed, events)
         steps = _chosen(wanted, len(made.steps))
-        for path in (json_file, svg):
-            if path not in (None, "-"):
-                Path(str(path)).touch()
     except (ValueError, OSError) as error:
         click.echo(f"nvme-emu: {error}", err=True)
         return EXIT_USAGE
@@ -95,20 +107,33 @@ def _chosen(wanted: str | None, total: int) -> range:
 def _write_json(made: Tour, steps: range, path: str) -> None:
     data = made.to_json()
     data["steps"] = [step for step in data["steps"] if step["number"] in steps]
-    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    if path == "-":
-        click.echo(text, nl=False)
-    else:
-        Path(path).write_text(text, encoding="utf-8")
+    write_json(json.dumps(data, indent=1, ensure_ascii=False), path)
+
+
+@contextmanager
+def _events(path: str | None) -> Iterator[Callable[[str, object], None] | None]:
+    """What takes the events of both writes for --trace, each with the mode that it is of."""
+    if path is None:
+        yield None
+        return
+    from nvme_emu.observe.jsonl import JsonLines
+
+    with JsonLines(path) as lines:
+
+        def write(mode: str, event: object) -> None:
+            if lines.extra != {"row": mode}:
+                lines.extra = {"row": mode}
+            lines(event)
+
+        yield write
 
 
 def _print_all(made: Tour, steps: range, plain: bool) -> None:
-    from rich.console import Console
 
     from nvme_emu.workload.tour_show import WIDTH_MAX, plain_step, show_step
 
     total = len(made.steps)
-    console = Console(highlight=False)
+    console = printer()
     width = min(console.width, WIDTH_MAX)
     for number in steps:
         if plain or not console.is_terminal:
@@ -126,12 +151,11 @@ class _Walk:
 
     def run(self) -> None:
         """Until the last step has been left, or q."""
-        from rich.console import Console
         from rich.text import Text
 
         from nvme_emu.workload.tour_show import WIDTH_MAX, show_step
 
-        console = Console(highlight=False)
+        console = printer()
         place = 0
         with _keys(sys.stdin.fileno()) as keys:
             while place < len(self._steps):

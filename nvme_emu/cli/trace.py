@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
 
-from nvme_emu.cli.common import EXIT_ERRORS, EXIT_USAGE, complain
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    complain,
+    json_option,
+    quiet_option,
+    write_json,
+)
 
 __all__ = ["trace"]
 
@@ -54,6 +60,7 @@ def trace() -> None:
 
 
 @trace.command(
+    cls=JsonCommand,
     context_settings=_SETTINGS,
     epilog="\b\nExample:\n  nvme-emu trace show t.jsonl --qid 1 --time 100us-2ms --failed\n\n" + _CODES,
 )
@@ -66,27 +73,34 @@ def trace() -> None:
 @click.option("--request", type=click.IntRange(0), help="Events of the driver's request with this number.")
 @click.option("--failed", is_flag=True, help="Events of commands that failed.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many events.")
-@click.option("--json", "as_json", is_flag=True, help="The records as they are in the file.")
+@json_option("The records as they are in the file, a line each; or besides to FILE (as --json=FILE).")
+@quiet_option()
 @_guarded
-def show(file: str, limit: int | None, as_json: bool, **wanted: Any) -> int:
+def show(file: str, limit: int | None, json_file: str | None, quiet: bool, **wanted: Any) -> int:
     """Events in words, one a line, with the time since the trace's begin and since the line before."""
     from itertools import islice
 
     from nvme_emu.observe.trace_file import read_trace
     from nvme_emu.observe.trace_words import select, words_of
 
+    check_output(json_file, inputs=[file], json=True)
     before_ns: int | None = None
     row = None
+    kept: list[str] = []
     for at_ns, record in islice(select(read_trace(file), _filter(**wanted)), limit):
-        if as_json:
+        if json_file == "-":
             click.echo(json.dumps(record, separators=(",", ":")))
             continue
+        if json_file is not None:
+            kept.append(json.dumps(record, separators=(",", ":")))
         if record.get("row") != row:
             row = record.get("row")
             click.echo(f"== {row}")
         gap = "" if before_ns is None else f"{(at_ns - before_ns) / 1000:+.3f}"
         before_ns = at_ns
         click.echo(f"{at_ns / 1000:>14.3f} µs {gap:>10}  {record['event']:<16} {words_of(record)}")
+    if json_file not in (None, "-"):
+        write_json("\n".join(kept), str(json_file))
     return 0
 
 
@@ -122,6 +136,7 @@ def _range(text: str, number: Callable[[str], int], option: str) -> tuple[int, i
 
 
 @trace.command(
+    cls=JsonCommand,
     context_settings=_SETTINGS,
     epilog="\b\nExample:\n  nvme-emu trace convert t.jsonl -o t.perfetto.json\n\n" + _CODES,
 )
@@ -130,8 +145,10 @@ def _range(text: str, number: Callable[[str], int], option: str) -> tuple[int, i
 @click.option(
     "--to", "form", type=click.Choice(("perfetto",)), default="perfetto", show_default=True, help="What to make."
 )
+@json_option("The same as -o FILE.")
+@quiet_option()
 @_guarded
-def convert(file: str, output: str | None, form: str) -> int:
+def convert(file: str, output: str | None, form: str, json_file: str | None, quiet: bool) -> int:
     """Make Chrome's JSON, which ui.perfetto.dev and chrome://tracing show.
 
     Tracks are callers, workers, queues, device and CPUs; arrows follow each command from one to the next.
@@ -139,17 +156,14 @@ def convert(file: str, output: str | None, form: str) -> int:
     from nvme_emu.observe.perfetto import to_perfetto
     from nvme_emu.observe.trace_file import read_trace
 
-    if output is not None and file != "-" and os.path.exists(output) and os.path.samefile(file, output):
-        raise ValueError(f"{output}: the output would replace the trace itself")
-    text = json.dumps(to_perfetto(read_trace(file)), separators=(",", ":"))
-    if output is None:
-        sys.stdout.write(text + "\n")
-    else:
-        Path(output).write_text(text + "\n", encoding="utf-8")
+    output = output or json_file or "-"
+    check_output(output, inputs=[file], json=True)
+    write_json(json.dumps(to_perfetto(read_trace(file)), separators=(",", ":")), output)
     return 0
 
 
 @trace.command(
+    cls=JsonCommand,
     context_settings=_SETTINGS,
     epilog="\b\nExample:\n  nvme-emu trace diff a.jsonl b.jsonl --ignore ts_ns\n\n" + _CODES,
 )
@@ -157,20 +171,26 @@ def convert(file: str, output: str | None, form: str) -> int:
 @click.argument("right", metavar="FILE")
 @click.option("--ignore", multiple=True, metavar="FIELD", help="A field that does not count; repeatable.")
 @click.option("--context", type=click.IntRange(0, 100), default=3, show_default=True, help="Events before it.")
-@click.option("--json", "as_json", is_flag=True, help="The finding as JSON.")
+@json_option("The finding as JSON, to standard output, or besides to FILE (as --json=FILE).")
+@quiet_option("Say nothing where they are equal.")
 @_guarded
-def diff(left: str, right: str, ignore: tuple[str, ...], context: int, as_json: bool) -> int:
+def diff(
+    left: str, right: str, ignore: tuple[str, ...], context: int, json_file: str | None, quiet: bool
+) -> int:
     """The first event in which two traces differ. Numbers of requests are compared by order of appearance."""
     from nvme_emu.observe.trace_file import read_trace
     from nvme_emu.observe.trace_stats import first_divergence
     from nvme_emu.observe.trace_words import words_of
 
+    check_output(json_file, inputs=[left, right], json=True)
     found = first_divergence(read_trace(left), read_trace(right), ignore=frozenset(ignore), context=context)
-    if as_json:
-        click.echo(json.dumps(None if found is None else found._asdict(), indent=2))
+    if json_file is not None:
+        write_json(json.dumps(None if found is None else found._asdict(), indent=2), json_file)
+    if json_file == "-":
         return 0 if found is None else EXIT_ERRORS
     if found is None:
-        click.echo("the traces are equal")
+        if not quiet:
+            click.echo("the traces are equal")
         return 0
     click.echo(f"the traces part at event {found.at + 1}:")
     for record in found.before:
@@ -184,19 +204,23 @@ def diff(left: str, right: str, ignore: tuple[str, ...], context: int, as_json: 
 
 
 @trace.command(
+    cls=JsonCommand,
     context_settings=_SETTINGS, epilog="\b\nExample:\n  nvme-emu trace stats t.jsonl --json\n\n" + _CODES
 )
 @click.argument("file", metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="All figures, with fio's histogram bins.")
+@json_option("All figures, with fio's histogram bins; to standard output, or besides to FILE (as --json=FILE).")
+@quiet_option()
 @_guarded
-def stats(file: str, as_json: bool) -> int:
+def stats(file: str, json_file: str | None, quiet: bool) -> int:
     """Latency by command and by stage, with a histogram; and how many events there are of each kind."""
     from nvme_emu.observe.trace_file import read_trace
     from nvme_emu.observe.trace_stats import trace_stats
 
+    check_output(json_file, inputs=[file], json=True)
     found = trace_stats(read_trace(file))
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
+    if json_file is not None:
+        write_json(json.dumps(found, indent=2), json_file)
+    if json_file == "-":
         return 0
     for row, part in found["parts"].items():
         if row:

@@ -9,7 +9,7 @@ shown is for :mod:`tour_show` (terminal) and :mod:`tour_page` (docs/tour.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,13 +120,17 @@ def at(ns: int) -> str:
     return f"t = {duration(ns) if ns else '0'}"
 
 
-def make_tour(seed: int = 7) -> Tour:
-    """Run the two writes and tell of them; takes about 0.3 s."""
+def make_tour(seed: int = 7, events: Callable[[str, Any], object] | None = None) -> Tour:
+    """Run the two writes and tell of them; takes about 0.3 s. ``events(mode, event)`` gets all that happens in them."""
     from nvme_emu.workload.tour_async import async_steps, outcome_steps
     from nvme_emu.workload.tour_run import PROFILE, many_writes, one_write
     from nvme_emu.workload.tour_sync import sync_steps
 
     sync, mode_async = one_write("sync", seed), one_write("async", seed)
+    if events is not None:
+        for write in (sync, mode_async):
+            for moment in write.moments:
+                events(write.mode, moment.event)
     many = many_writes("sync", seed), many_writes("async", seed)
     steps = [*sync_steps(sync), *async_steps(mode_async, sync), *outcome_steps(sync, mode_async, many)]
     return Tour(seed=seed, profile=PROFILE, steps=tuple(steps))

@@ -274,7 +274,7 @@ def test_convert_writes_a_file_and_refuses_to_replace_the_trace(trace: Any, tmp_
     assert invoke("convert", trace[0], "-o", str(out)).return_value == 0
     assert json.loads(out.read_text())["traceEvents"]
     result = invoke("convert", trace[0], "-o", trace[0])
-    assert result.return_value == 2 and "replace the trace" in result.stderr
+    assert result.return_value == 2 and "replace what is read here" in result.stderr
     assert invoke("convert", "-", text=Path(trace[0]).read_text()).stdout == out.read_text()
 
 

@@ -59,7 +59,7 @@ def options(tmp_path: Any, job: str = JOB, **changes: Any) -> Options:
     path = tmp_path / "job.fio"
     path.write_text(job, encoding="utf-8")
     chosen: dict[str, Any] = {
-        "job_file": str(path), "attach": None, "replay": None, "once": True, "as_json": False,
+        "job_file": str(path), "attach": None, "replay": None, "once": True, "json_file": None,
         "view": "overview", "after_ms": 1.0, "overrides": (), "clock": "virtual", "profile": "tlc", "seed": 3,
         "faults": None, "trace": None,
     }  # fmt: skip
