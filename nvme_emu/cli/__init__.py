@@ -1,6 +1,7 @@
 """The command line. Commands live in modules of their own, which are imported when they are called.
 
-Exit codes, everywhere: 0 done; 1 the workload or check found errors; 2 bad usage or input; 130 interrupted.
+Exit codes, everywhere: 0 done; 1 the workload or check found errors; 2 bad usage or input; 130 interrupted;
+141 whoever read the output has gone (`| head`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import click
 
 from nvme_emu import __version__
+from nvme_emu.cli.common import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USAGE, complain
 
 __all__ = ["LazyGroup", "cli", "main"]
 
@@ -45,6 +47,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
+class _ReaderGone(Exception):
+    """Whoever read standard output has gone."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are used."""
 
@@ -57,6 +63,12 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderGone from None  # click would exit with 1
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -82,14 +94,26 @@ def main(args: Sequence[str] | None = None) -> Any:
         code = cli.main(
             args=None if args is None else list(args), prog_name="nvme-emu", standalone_mode=False
         )
+        if sys.stdout is not None:
+            # Here, where a reader that has gone can be told from other trouble, and not when Python ends.
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(EXIT_USAGE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("nvme-emu: interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`). Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
+        sys.exit(EXIT_INTERRUPTED)
+    except (_ReaderGone, BrokenPipeError):
+        _drop_output()
+        sys.exit(EXIT_BROKEN_PIPE)
+    except OSError as error:
+        # What no command has taken: standard output on a full disk.
+        _drop_output()
+        complain(error)
+        sys.exit(EXIT_USAGE)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Nobody takes what is left: Python would complain once more when it closes standard output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
