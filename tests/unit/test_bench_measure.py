@@ -11,7 +11,7 @@ import pytest
 from bench.fio import HOW_TO_GET_FIO, JOBS, Fio, parse_fio
 from bench.measure import Outcome, Row, RowUnavailable, Sample, Target, judge, run_rounds, select, timed
 from bench.report import as_json, disturbed, figure, footnotes
-from bench.sweep import Sweep, growth_exponent
+from bench.sweep import Sweep, growth_exponent, run_sweeps
 
 PSYNC = JOBS[0]
 URING = next(job for job in JOBS if job.engine == "io_uring")
@@ -139,8 +139,46 @@ def test_sweep_flags_a_blow_up_that_a_flat_beginning_hides() -> None:
         points=points,
         iops=[p / c for p, c in zip(points, costs, strict=True)],
     )
-    assert sweep.exponent < 1.15 < sweep.tail_exponent
+    assert sweep.exponent < 1.15 < sweep.steepest[0]
     assert sweep.worse_than_linear
+
+
+def test_sweep_flags_a_cliff_between_flat_parts_and_says_where() -> None:
+    points = [1 << n for n in range(11)]
+    costs = [1.0, 1.0, 1.0, 1.0, 1.0, 40.0, 40.0, 40.0, 40.0, 40.0, 40.0]
+    sweep = Sweep(name="size", axis="size", per_round_is_n=False, points=points, iops=[1 / c for c in costs])
+    assert sweep.exponent < 1.15
+    assert sweep.worse_than_linear
+    assert 4 <= sweep.steepest[1] <= 16
+
+
+def _swept(monkeypatch: pytest.MonkeyPatch, rates: list[list[float]]) -> Sweep:
+    """A sweep over 1, 2, 4, 8 whose successive measurements give these figures."""
+    given = iter(rates)
+
+    def measure(_stage: object, _seconds: float, sweep: Sweep) -> None:
+        sweep.points += [1, 2, 4, 8]
+        sweep.iops += next(given)
+
+    monkeypatch.setattr("bench.sweep.SWEEPS", {"x": ("x", True, measure)})
+    (made,) = run_sweeps(None, 0.0, lambda _text: None)  # type: ignore[arg-type]
+    assert not made.failed
+    assert next(given, None) is None
+    return made
+
+
+def test_sweep_that_noise_would_flag_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _swept(monkeypatch, [[8.0, 8.0, 8.0, 4.0], [7.0, 8.0, 5.0, 8.0]])
+    assert made.iops == [8.0, 8.0, 8.0, 8.0]
+    assert not made.worse_than_linear
+
+
+def test_sweep_of_what_is_quadratic_is_flagged_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _swept(monkeypatch, [[8.0, 4.0, 2.0, 1.0], [8.0, 4.0, 2.0, 1.1]]).worse_than_linear
+
+
+def test_sweep_of_what_is_linear_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not _swept(monkeypatch, [[8.0, 8.0, 8.0, 8.0]]).worse_than_linear
 
 
 def test_sweep_of_constant_iops_over_depth_is_linear_and_ok() -> None:

@@ -101,6 +101,18 @@ def test_numpy_stand_in_gathers_what_the_c_code_does(stage: Stage, tmp_path: Pat
     assert np.array_equal(results[0][:row_bytes], stage.medium[3 * row_bytes : 4 * row_bytes])
 
 
+@pytest.mark.parametrize(
+    ("name", "pure", "compiled"), [("sync_qd1", None, 3.0), ("read_many_32", 1.5, 4.0), ("write_many_256", 3.5, 5.0)]
+)
+def test_rows_are_held_to_the_targets_of_the_core_that_is_there(
+    stage: Stage, name: str, pure: float | None, compiled: float
+) -> None:
+    for has_core, wanted in ((False, pure), (True, compiled)):
+        (row,) = (row for row in our_rows(stage, has_core) if row.name == name)
+        found = [target.ratio for target in row.targets if target.reference == "fio_uring_qd32"]
+        assert found == ([] if wanted is None else [wanted])
+
+
 def test_every_reference_of_our_rows_is_a_row(stage: Stage, tmp_path: Path) -> None:
     from bench.fio import Fio
 

@@ -178,8 +178,9 @@ def _sweep(options: argparse.Namespace, core: int | None, console: Console) -> i
         console.print(shown)
         if len(sweep.points) > 1:
             verdict = "[red]worse than linear[/red]" if sweep.worse_than_linear else "[green]ok[/green]"
+            steepest, start = sweep.steepest
             console.print(
-                f"grows as n^{sweep.exponent:.2f}, at the end as n^{sweep.tail_exponent:.2f}: {verdict}\n"
+                f"grows as n^{sweep.exponent:.2f}, fastest from {start:,} on, as n^{steepest:.2f}: {verdict}\n"
             )
         if sweep.failed:
             console.print(f"[red]failed[/red]: {sweep.failed}\n")
@@ -197,7 +198,7 @@ def _print_notes(console: Console, facts: dict[str, Any], notes: Sequence[str]) 
     console.print(
         f"\n{facts['date']}: {facts['cpus']} x {facts['cpu']}, on {where}, load {facts['load']}, "
         f"Linux {facts['kernel']}, Python {facts['python']}, numpy {facts['numpy']}, "
-        f"huge pages {facts['huge_pages']}",
+        f"huge pages {facts['huge_pages']}, {facts['core']} core",
         style="dim",
         soft_wrap=True,
     )

@@ -137,6 +137,8 @@ def machine_facts(core: int | None) -> dict[str, Any]:
     """What the figures depend on besides the program."""
     import numpy
 
+    from nvme_emu._core import COMPILED
+
     cpu = next(
         (
             line.split(":", 1)[1].strip()
@@ -156,6 +158,7 @@ def machine_facts(core: int | None) -> dict[str, Any]:
         "huge_pages": huge[huge.find("[") + 1 : huge.find("]")] if "[" in huge else "unknown",
         "python": platform.python_version(),
         "numpy": numpy.__version__,
+        "core": "compiled" if COMPILED else "pure Python",
     }
 
 
