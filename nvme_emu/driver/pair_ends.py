@@ -43,10 +43,20 @@ class PairEnds(PairState):
 
         def _unmap(self, tag: int) -> None: ...
 
-    def has_completion(self) -> bool:
-        """Whether a new completion lies at the head; changes nothing, anybody may ask at any time."""
-        word = CQE.unpack_from(self.cq_view, self.head * CQE_SIZE)[5]
-        return bool(word & 1 == self.phase)
+    def has_completion(self, cid: int) -> bool:
+        """Whether a new completion of ``cid`` lies in the queue; changes nothing, anybody may ask at any time."""
+        head, phase = self.head, self.phase
+        for _ in range(self.depth):
+            *_, found, word = CQE.unpack_from(self.cq_view, head * CQE_SIZE)
+            if word & 1 != phase:
+                return False
+            if found == cid:
+                return True
+            head += 1
+            if head == self.depth:
+                head = 0
+                phase ^= 1
+        return False
 
     def collect(self) -> list[Request]:
         """``reap`` of a controller that is disabled: no doorbell is rung."""

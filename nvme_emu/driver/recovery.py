@@ -142,7 +142,7 @@ class Recovery(ResetSteps):
             return
         self.counters.timeouts += 1
         seen.since_ns = self.runtime.now_ns
-        facts = self.look_around(path, seen.aborted, seen.polled)
+        facts = self.look_around(path, cid, seen.aborted, seen.polled)
         action = self.choose(facts)
         words = f"I/O cid {cid:#06x} ({opcode_name(rq.opcode, False)}) QID {path.pair.qid} timeout"
         if action is Action.POLL:
@@ -161,14 +161,16 @@ class Recovery(ResetSteps):
             self.say(f"{words}, {action.value} (CSTS={csts:#x})")
             self.schedule_reset()
 
-    def look_around(self, path: SubmitPath, aborted: bool, polled: bool, admin: bool = False) -> Facts:
+    def look_around(
+        self, path: SubmitPath, cid: int, aborted: bool = False, polled: bool = False, admin: bool = False
+    ) -> Facts:
         """What the table wants to know. A completion that was polled for once is not waited for again."""
         csts = self.driver.port.read32(Reg.CSTS)
         return Facts(
             gone=csts == ALL_ONES_32,
             fatal=bool(csts & (CSTS_CFS | CSTS_NSSRO)),
             ready=bool(csts & CSTS_RDY),
-            posted=not polled and path.pair.has_completion(),
+            posted=not polled and path.pair.has_completion(cid),
             admin=admin,
             aborted=aborted,
             credit=self.aborts_left > 0 and self.driver.admin.has_room(),
@@ -202,7 +204,7 @@ class Recovery(ResetSteps):
             return
         self.counters.timeouts += 1
         path = driver.admin.path
-        facts = self.look_around(path, False, False, admin=True)
+        facts = self.look_around(path, rq.cid, admin=True)
         action = self.choose(facts)
         words = f"I/O cid {rq.cid:#06x} ({opcode_name(rq.opcode, True)}) QID 0 timeout"
         if action is Action.POLL:
