@@ -26,6 +26,9 @@ class ExploreSpinlock(SimSpinlock):
 
     __slots__ = ("_lock_point", "_unlock_point")
 
+    _lock_point: str
+    _unlock_point: str
+
     def __new__(cls, *, runtime: SimRuntime, name: str = "lock") -> Any:
         self = super().__new__(cls, runtime=runtime, name=name)
         self._lock_point, self._unlock_point = f"lock {name}", f"unlock {name}"

@@ -152,7 +152,7 @@ class SimKernel(Runtime):
         return timer
 
     def call_again(self, handle: TimerHandle, when_ns: int, cpu: int | None = None) -> None:
-        timer = cast(SimTimer, handle)
+        timer: Any = handle  # a SimTimer; a cast would cost a call
         timer.when_ns = when_ns
         timer.pending = True
         if cpu is not None:
@@ -194,7 +194,8 @@ class SimKernel(Runtime):
                 if when < self._now:
                     when = self._now
                 if cpu.irq_until > when:
-                    self._push(cpu.irq_until, what)
+                    self._seq = seq = self._seq + 1
+                    _heappush(heap, (cpu.irq_until, seq, what))
                 elif self._held:
                     live = self._interrupt_beside_lock(what, cpu, when)
                     if live is not None:

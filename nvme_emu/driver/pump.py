@@ -18,6 +18,7 @@ import kworker
 from nvme_emu._core import COMPILED
 from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.lane import open_worker_lane
+from nvme_emu.driver.queue_pair import PAGE_SIZE
 from nvme_emu.driver.reset import HOST_ABORTED
 from nvme_emu.driver.submit import DEAD, LOOK_AGAIN_NS, SubmitPath
 
@@ -257,17 +258,22 @@ class PumpPath(_WorkerPath):
     def _write_and_ring(self) -> None:
         pair, requests, free = self.pair, self.requests, self.pair.tags.free
         prepare_plain = pair.prepare_plain
-        silent = COMPILED and self._consume is None and self._trace.emit is None
+        silent = COMPILED and self._trace.emit is None
+        written = pages = 0
         while requests and free:
             rq = requests[0]
             if silent and prepare_plain(rq):
                 requests.popleft()
+                written += 1
+                pages += rq.nbytes // PAGE_SIZE
                 continue
             if not isinstance(rq, BatchRequest):
                 pair.prepare(rq)
             elif not pair.prepare_batch(rq):
                 break
             requests.popleft()
+        if written and self._consume is not None:
+            self._consume(pair.cost_ns(written, pages))
         pair.commit()
 
     def _linger(self) -> bool:

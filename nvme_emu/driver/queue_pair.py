@@ -124,10 +124,14 @@ class QueuePair(PairEnds):
         if not (COMPILED and self.prepare_plain(rq)):
             self._prepare(rq)
         if self._consume is not None:
-            self._consume(self._host.submit_ns + self._host.map_page_ns * (rq.nbytes // PAGE_SIZE))
+            self._consume(self.cost_ns(1, rq.nbytes // PAGE_SIZE))
         emit = self._trace.emit
         if emit is not None:
             emit_setup(emit, self._now.now_ns, rq, self.qid, rq.cid)
+
+    def cost_ns(self, count: int, pages: int) -> int:
+        """What writing ``count`` commands with ``pages`` pages of data costs the host's processor."""
+        return self._host.submit_ns * count + self._host.map_page_ns * pages
 
     def _prepare(self, rq: Request) -> None:
         tags = self.tags

@@ -232,11 +232,12 @@ class InprocTransport:
     def _send(self, vector: int, handler: IrqHandler) -> None:
         """Have the handler called in a simulation: an interrupt of the CPU that submitted last."""
         runtime, cpu = self._runtime, self._irq_cpu.get(vector, 0)
+        now_ns = runtime.now_ns
         message = self._messages.get(vector)
         if message is None or message.pending:
-            self._messages[vector] = runtime.call_at(runtime.now_ns, handler, cpu=cpu)
+            self._messages[vector] = runtime.call_at(now_ns, handler, cpu=cpu)
         else:
-            runtime.call_again(message, runtime.now_ns, cpu)
+            runtime.call_again(message, now_ns, cpu)
 
 
 def _is_a_port(transport: InprocTransport) -> DevicePort:
