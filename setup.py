@@ -6,7 +6,7 @@
 from setuptools import Extension, setup
 
 SOURCES = (
-    "device", "inflight", "interrupts", "lane", "latency", "lock", "memory", "module", "pair", "request", "state",
+    "capsules", "device", "inflight", "interrupts", "lane", "latency", "lock", "memory", "module", "pair", "request", "state",
 )  # fmt: skip
 
 setup(

@@ -29,9 +29,13 @@ __all__ = [
     "RequestState",
     "RingsState",
     "SqState",
+    "put_answers",
+    "take_answers",
+    "take_completions",
+    "take_reads",
 ]
 
-_LAYOUT = 3  # NATIVE_LAYOUT in native.h
+_LAYOUT = 4  # NATIVE_LAYOUT in native.h
 
 COMPILED = False
 
@@ -55,6 +59,10 @@ if not TYPE_CHECKING and os.environ.get("NVME_EMU_PURE", "0") in ("", "0"):
             RequestState,
             RingsState,
             SqState,
+            put_answers,
+            take_answers,
+            take_completions,
+            take_reads,
         )
 
         # A build left over from other sources would read other fields.
@@ -63,6 +71,7 @@ if not TYPE_CHECKING and os.environ.get("NVME_EMU_PURE", "0") in ("", "0"):
         pass
 
 if TYPE_CHECKING or not COMPILED:
+    from nvme_emu._core.capsules import put_answers, take_answers, take_completions, take_reads
     from nvme_emu._core.pure import (
         CountersState,
         CqState,

@@ -2,22 +2,26 @@
 
 #include "native.h"
 
-PyObject *name_emit, *name_getrandbits, *name_go_on, *name_next_deadline, *name_next_ns;
+PyObject *name_emit, *name_getrandbits, *name_go_on, *name_lba_shift, *name_next_deadline, *name_next_ns;
 
 static int make_names(void)
 {
     return (name_emit = PyUnicode_InternFromString("emit")) &&
            (name_getrandbits = PyUnicode_InternFromString("getrandbits")) &&
            (name_go_on = PyUnicode_InternFromString("go_on")) &&
+           (name_lba_shift = PyUnicode_InternFromString("lba_shift")) &&
            (name_next_deadline = PyUnicode_InternFromString("next_deadline")) &&
            (name_next_ns = PyUnicode_InternFromString("next_ns"));
 }
+
+extern PyMethodDef capsule_methods[];
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
     .m_doc = "The compiled gait; import nvme_emu._core instead.",
     .m_size = -1,
+    .m_methods = capsule_methods,
 };
 
 PyMODINIT_FUNC PyInit__native(void)

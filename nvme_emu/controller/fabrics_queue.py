@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nvme_emu._core import take_completions, take_reads
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.fabrics_length import expected_length
 from nvme_emu.core.capsules import Answer, Transfer
 from nvme_emu.core.errors import CommandError
 from nvme_emu.core.memory import anonymous_array
-from nvme_emu.spec.commands import RW_NLB_MASK
 from nvme_emu.spec.fabrics import SGL_IN_CAPSULE, SGL_TRANSPORT
-from nvme_emu.spec.opcodes import NvmOpcode
 from nvme_emu.spec.queues import CQE_SIZE, PSDT_MASK, SQE, SQE_SIZE
 from nvme_emu.spec.registers import AQA, Reg
 from nvme_emu.spec.status import DNR, Status
@@ -47,7 +46,6 @@ PSDT_SGL = 0x40
 
 # Of a submission queue entry: opcode, flags, cid, nsid; SGL1's address, length, type; CDW12.
 _HEAD = struct.Struct("<BBHI16xQI3xB8xI12x")
-_READ = int(NvmOpcode.READ)
 _PRPS = struct.Struct("<QQ")
 _PRP1_AT = 24
 # Of a completion: dwords 0 and 1 as one, SQHD, SQID, CID, status over phase.
@@ -94,6 +92,7 @@ class RingQueue:
         self._data = view[self._data_at :]
         self._lists = np.frombuffer(view, np.uint64)[self._lists_at // PRP_BYTES : self._data_at // PRP_BYTES]
         self._listed = bytearray(entries)
+        self._geometry = (self._size, self._stride, self.base + self._data_at, self.base + self._lists_at)
         self._free = list(range(entries - 1, -1, -1))
         self._unsent: list[int] = []
         self.spoiled: dict[int, Effect] = {}
@@ -201,41 +200,20 @@ class RingQueue:
 
         Plain is what passes every check of `accept`, which takes the others.
         """
-        unpack, pack, commands, free = _HEAD.unpack_from, _PRPS.pack_into, self._commands, self._free
-        ring, size, tail, namespaces = self._sq, self._size, self._tail, self._ctrl.namespaces
-        slot_bytes, first_prp, lists = self._stride, self.base + self._data_at, self.base + self._lists_at
-        room = self.entries - len(commands)
-        taken = 0
-        while start < end and free and taken < room:
-            opcode, flags, cid, nsid, _, length, kind, cdw12 = unpack(buffer, start)
-            if opcode != _READ or flags != PSDT_SGL or kind != SGL_TRANSPORT or cid in commands:
-                break
-            namespace = namespaces.get(nsid)
-            if namespace is None or not namespace.plain:
-                break
-            nbytes = (cdw12 & RW_NLB_MASK) + 1 << namespace.lba_shift
-            if nbytes > length or nbytes > slot_bytes:
-                break
-            slot = free.pop()
-            commands[cid] = slot, nbytes
-            at = tail * SQE_SIZE
-            ring[at : at + SQE_SIZE] = buffer[start : start + SQE_SIZE]
-            ring[at + 1] = 0
-            prp1 = first_prp + slot * slot_bytes
-            if nbytes <= PAGE:
-                pack(ring, at + _PRP1_AT, prp1, 0)
-            elif nbytes <= 2 * PAGE:
-                pack(ring, at + _PRP1_AT, prp1, prp1 + PAGE)
-            else:
-                if not self._listed[slot]:
-                    self._write_list(slot, prp1)
-                pack(ring, at + _PRP1_AT, prp1, lists + slot * PAGE)
-            tail += 1
-            if tail == size:
-                tail = 0
-            taken += 1
-            start += stride
-        self._tail = tail
+        start, self._tail, taken = take_reads(
+            buffer,
+            start,
+            stride,
+            end,
+            self._sq,
+            self._geometry,
+            self._listed,
+            self._commands,
+            self._free,
+            self._ctrl.namespaces,
+            self._tail,
+            self.entries - len(self._commands),
+        )
         self._sqhd = (self._sqhd + taken) % self.entries
         return start
 
@@ -351,30 +329,20 @@ class RingQueue:
         self.ring(now_ns)
         answers = self._local
         self._local = []
-        cq, head, phase, size = self._cq, self._head, self._phase, self._size
-        unpack, pack, pop = _CQE.unpack_from, _CQE.pack, self._commands.pop
-        sqhd, unsent, stride, data = self._sqhd, self._unsent, self._stride, self._data
-        implied = implied and not self.flow_control
-        seen = 0
-        while seen < size:
-            value, _, sqid, cid, status_p = unpack(cq, head * CQE_SIZE)
-            if status_p & 1 != phase:
-                break
-            seen += 1
-            head += 1
-            if head == size:
-                head = 0
-                phase ^= 1
-            slot, nbytes = pop(cid, (_NO_SLOT, 0))
-            if nbytes and status_p < 2:
-                at = slot * stride
-                unsent.append(slot)
-                cqe = b"" if implied and not value else pack(value, sqhd, sqid, cid, 0)
-                answers.append((cid, cqe, data[at : at + nbytes]))
-                continue
-            if slot >= 0:
-                self._free.append(slot)
-            answers.append((cid, pack(value, sqhd, sqid, cid, status_p & 0xFFFE), None))
+        head, phase, seen = take_completions(
+            self._cq,
+            self._head,
+            self._phase,
+            self._size,
+            self._commands,
+            self._free,
+            self._unsent,
+            self._data,
+            self._stride,
+            self._sqhd,
+            implied and not self.flow_control,
+            answers,
+        )
         if seen:
             self._head, self._phase = head, phase
             follows = self._ctrl.doorbell_cq(self.qid, head, now_ns)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from crc32c import crc32c
 
+from nvme_emu._core import take_answers
 from nvme_emu.spec.queues import SQE_SIZE
 from nvme_emu.spec.tcp import (
     CH,
@@ -272,42 +273,8 @@ class TcpChannel:
 
     def _take_bare(self) -> None:
         """Whole PDUs at the front of the buffer, without digests: data for reads, and completions."""
-        reader, buffers, done = self._reader, self._buffers, self._done
-        buffer, view = reader.buffer, reader.view
-        start, end = reader.start, reader.end
-        unpack, get = DATA.unpack_from, buffers.get
-        while end - start >= DATA_SIZE:
-            kind, flags, hlen, pdo, plen, cid, _, datao, datal = unpack(buffer, start)
-            if kind == _C2H_DATA:
-                data_at = start + pdo
-                following = start + plen
-                into = get(cid)
-                if (
-                    following > end
-                    or into is None
-                    or plen != pdo + datal
-                    or pdo < hlen
-                    or hlen != DATA_SIZE
-                    or datao + datal > len(into)
-                    or flags & ~(FLAG_LAST | FLAG_SUCCESS)
-                ):
-                    break
-                if datal == len(into):
-                    into[:] = view[data_at:following]
-                else:
-                    into[datao : datao + datal] = view[data_at:following]
-                start = following
-                if flags & FLAG_SUCCESS:
-                    del buffers[cid]
-                    done.append((cid, 0, 0))
-            elif buffer.startswith(_BARE_RESPONSE, start):
-                value, _, _, cid, status_p = _CQE.unpack_from(buffer, start + CH_SIZE)
-                buffers.pop(cid, None)
-                done.append((cid, value, status_p >> 1))
-                start += RESP_SIZE
-            else:
-                break
-        reader.start = start
+        reader = self._reader
+        reader.start = take_answers(reader.view, reader.start, reader.end, self._buffers, self._done)
 
     def _header(self, pdu: Header) -> None:
         kind = pdu.kind

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from crc32c import crc32c
 
+from nvme_emu._core import put_answers
 from nvme_emu.spec.tcp import (
     CH,
     CH_SIZE,
@@ -280,7 +281,10 @@ class TargetSession:
         self.out.append(head)
 
     def _put_answers(self, answers: list[Answer]) -> None:
-        put, pack, bare = self.out.append, DATA.pack, self._bare
+        if self._bare:
+            put_answers(answers, self.out)
+            return
+        put, pack = self.out.append, DATA.pack
         pdo, overhead, flags, response = self._pdo, self._data_overhead, self._data_flags, self._response_ch
         alone = flags | FLAG_SUCCESS
         for cid, cqe, data in answers:
@@ -289,16 +293,12 @@ class TargetSession:
                 head = pack(
                     _C2H_DATA, flags if cqe else alone, DATA_SIZE, pdo, overhead + nbytes, cid, 0, 0, nbytes
                 )
-                if bare:
-                    put(head)
-                    put(data)
-                else:
-                    self._put_header(head)
-                    if self._padding:
-                        put(self._padding)
-                    put(data)
-                    if self._data_digest:
-                        put(crc32c(data).to_bytes(DIGEST_SIZE, "little"))
+                self._put_header(head)
+                if self._padding:
+                    put(self._padding)
+                put(data)
+                if self._data_digest:
+                    put(crc32c(data).to_bytes(DIGEST_SIZE, "little"))
                 if not cqe:
                     continue
             self._put_header(response + cqe)
