@@ -96,6 +96,9 @@ class ResetSteps:
         driver = self.driver
         for path in driver.all_paths():
             path.close_gate()
+        for path in driver.all_paths():
+            # Who looked at the gate before is about to ring: a doorbell must not come after CC.EN has gone.
+            path.suspend()
         failure: NvmeError | None = None
         try:
             driver.disable()

@@ -53,6 +53,7 @@ class SubmitPath(ABC):
         self.pair = pair
         self.recovery = recovery
         self.runtime: Runtime = context.runtime
+        self.suspended = False
         self.gate = OPEN
         self._port = context.port
         self._trace = context.trace
@@ -94,6 +95,13 @@ class SubmitPath(ABC):
         if self.gate == OPEN:
             self.gate = CLOSED
 
+    def suspend(self) -> None:
+        """With the gate closed: wait until nobody is at the rings, and keep interrupts from them until `take_back`.
+        May sleep. No doorbell is rung after this (``nvme_suspend_queue``)."""
+        self._enter_rings()
+        self.suspended = True
+        self._leave_rings()
+
     def open_gate(self) -> None:
         """Let go on what waits at the gate."""
         if self.gate == CLOSED:
@@ -116,6 +124,7 @@ class SubmitPath(ABC):
             cancelled = self.pair.cancel_all(status)
             self.pair.start_over()
         finally:
+            self.suspended = False
             self._leave_rings()
         self._give_back(ended + cancelled)
         return len(cancelled)
@@ -409,7 +418,7 @@ class SyncPath(SubmitPath):
         while self._reap_again and self._reaping.try_acquire():
             try:
                 self._reap_again = False
-                done = self.pair.reap()
+                done = [] if self.suspended else self.pair.reap()
             finally:
                 self._reaping.release()
             for rq in done:
