@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 from kworker.completion import Completion
-from kworker.misuse import KworkerError, report_failure, warn
+from kworker.misuse import KworkerError, ends_the_thread, is_failure, report_failure, warn
 from kworker.runtime import Runtime, current, current_runtime
 from kworker.task import (
     PF_EXITING,
@@ -116,6 +116,7 @@ class ServiceRules(NamedTuple):
 services: dict[ThreadFn, ServiceRules] = {}
 
 
+@ends_the_thread
 class _KthreadExit(BaseException):
     """Carries kthread_exit out of the thread function. Not an Exception: `except Exception` lets it pass."""
 
@@ -213,7 +214,9 @@ def _main(task: TaskStruct) -> None:
             result = kthread.threadfn(kthread.data)
     except _KthreadExit as exit_:
         result = exit_.result
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
+        if not is_failure(exc):
+            raise
         report_failure(exc, task, "thread function")
         result = -errno.EFAULT
     kthread.result = 0 if result is None else result

@@ -26,6 +26,8 @@ __all__ = [
     "SimDeadlock",
     "SimLivelock",
     "SimThreadError",
+    "ends_the_thread",
+    "is_failure",
     "is_strict",
     "report_failure",
     "set_failure_hook",
@@ -123,6 +125,27 @@ def set_failure_hook(hook: FailureHook | None) -> FailureHook:
     global _hook
     before, _hook = _hook, hook or _to_threading
     return before
+
+
+_endings: set[type[BaseException]] = set()
+
+
+def ends_the_thread(kind: type[BaseException]) -> type[BaseException]:
+    """Say that exceptions of this class end the thread that they are raised on (class decorator)."""
+    _endings.add(kind)
+    return kind
+
+
+def is_failure(exc: BaseException) -> bool:
+    """Whether an exception of a user's function is to be reported while its thread goes on.
+
+    Not those that are meant for the thread itself: kthread_exit, a simulation that closes, Ctrl-C (which Python
+    raises on the main thread only). Others that are no Exception (a test's failure, a cancelled task of asyncio)
+    must not take a thread along that others wait for.
+    """
+    if isinstance(exc, KeyboardInterrupt):
+        return threading.current_thread() is not threading.main_thread()
+    return not isinstance(exc, tuple(_endings))
 
 
 def report_failure(exc: BaseException, task: TaskStruct | None, where: str) -> None:

@@ -18,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
-from kworker.misuse import AtomicSleepError, SimClosedError, SimThreadError, report_failure
+from kworker.misuse import AtomicSleepError, SimClosedError, SimThreadError, ends_the_thread, report_failure
 from kworker.runtime import Runtime, TimerHandle, context
 from kworker.simparts import HARDWARE, SimCosts, SimCpu, SimSpinlock, SimTask, SimTimer
 from kworker.task import TASK_DEAD, TASK_NORMAL, TASK_RUNNING, TaskStruct
@@ -38,7 +38,7 @@ class SimKernel(Runtime):
 
         super().__init__()
         self._getcurrent = greenlet.getcurrent
-        self._exit_type = greenlet.GreenletExit
+        self._exit_type = ends_the_thread(greenlet.GreenletExit)
         self.costs = costs or SimCosts()
         self._wakeup_ns, self._switch_ns = self.costs.wakeup_ns, self.costs.switch_ns
         self._irq_ns = self.costs.irq_ns

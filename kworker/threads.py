@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
-from kworker.misuse import AtomicSleepError, report_failure
+from kworker.misuse import AtomicSleepError, is_failure, report_failure
 from kworker.runtime import Runtime, TimerHandle, context
 from kworker.spinlock import Spinlock, ThreadSpinlock
 from kworker.task import (
@@ -163,7 +163,9 @@ class ThreadRuntime(Runtime):
                 if timer is not None:
                     try:
                         timer.fn()
-                    except Exception as exc:
+                    except BaseException as exc:
+                        if not is_failure(exc):
+                            raise
                         report_failure(exc, None, "timer function")
                     timer.running = False
                     continue

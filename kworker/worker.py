@@ -13,7 +13,7 @@ from kworker.completion import Completion
 from kworker.freezer import freezing, set_freezable, try_to_freeze
 from kworker.kthread import IS_ERR, ServiceRules, kthread_bind, kthread_create, kthread_stop, services
 from kworker.lists import ListHead, ListNode
-from kworker.misuse import report_failure, warn
+from kworker.misuse import is_failure, report_failure, warn
 from kworker.runtime import Runtime, current_runtime
 from kworker.task import TASK_INTERRUPTIBLE, TASK_RUNNING, TaskStruct
 
@@ -276,7 +276,9 @@ def _run(worker: KthreadWorker, task: TaskStruct, work: KthreadWork, runtime: Ru
         hook("sched_kthread_work_execute_start", (worker.name, name))
     try:
         cast(WorkFn, func)(work)
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
+        if not is_failure(exc):
+            raise
         worker.failures += 1
         report_failure(exc, task, f"work function {getattr(func, '__name__', func)}")
     if hook is not None:

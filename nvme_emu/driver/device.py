@@ -24,6 +24,7 @@ from nvme_emu.driver.namespace import Namespace
 from nvme_emu.driver.pump import PerRequestPath, PumpPath
 from nvme_emu.driver.queue_pair import PAGE_SIZE, QueueContext, QueuePair
 from nvme_emu.driver.recovery import Recovery, RecoveryConfig
+from nvme_emu.driver.reset import HOST_ABORTED
 from nvme_emu.driver.state import CtrlState, StateMachine
 from nvme_emu.driver.submit import SubmitPath, SyncPath
 from nvme_emu.spec.registers import (
@@ -112,6 +113,8 @@ class NvmeDriver:
         self.namespaces: dict[int, Namespace] = {}
         self.workers: list[KthreadWorker] = []
         self.paths: list[SubmitPath] = []
+        self._offered: list[SubmitPath] = self.paths
+        """The same list, until a shutdown begins: then callers are offered none."""
         self.identity: Any = None
         self.strays = 0
         self.on_aen: Callable[[int], None] | None = None
@@ -365,11 +368,12 @@ class NvmeDriver:
 
     def path(self) -> SubmitPath:
         """The path for whoever calls: one queue for each caller, in turn. NvmeError (ENODEV) when dead."""
-        paths = self.paths
+        paths = self._offered
         if len(paths) == 1:
             return paths[0]
         if not paths:
-            raise NvmeError(errno.ENODEV, f"the controller is {self.state.value}: it takes no I/O")
+            what = "about to shut down" if self.paths else self.state.value
+            raise NvmeError(errno.ENODEV, f"the controller is {what}: it takes no I/O")
         caller = self.runtime.current()
         path = self._by_caller.get(caller)
         if path is None:
@@ -432,6 +436,7 @@ class NvmeDriver:
         """Nobody gets a path any more; their memory is kept until shutdown."""
         self._retired += self.paths
         self.paths = []
+        self._offered = self.paths
 
     def drain(self) -> None:
         """Wait until every request that was taken has ended."""
@@ -439,15 +444,38 @@ class NvmeDriver:
             while (rq := path.unfinished()) is not None:
                 path.wait(rq, None)
 
+    def close_paths(self) -> None:
+        """Offer the queues to no caller any more, end what was taken, and keep from the rings who was on the way.
+
+        Those wait at the gate, and are turned away with the controller. Nothing is outstanding then.
+        """
+        self._offered = []
+        while self.state is CtrlState.LIVE:
+            self.drain()
+            self.recovery.flush()
+            busy = [path for path in self.paths if not path.close_idle()]
+            if not busy:
+                return
+            for path in busy:
+                path.open_gate()
+
+    def _check_not_a_worker(self) -> None:
+        task = self.runtime.current()
+        if task is not None and any(worker.task is task for worker in self.workers):
+            raise RuntimeError(
+                f"shutdown on {task.comm}, the worker that has to end what is outstanding: it would wait for itself; "
+                "shut down from another thread"
+            )
+
     def shutdown(self) -> None:
         """End what is outstanding, delete the queues, and shut the controller down normally (CC.SHN=01b).
 
-        NvmeError where the controller does not do so; it is let go all the same.
+        NvmeError where the controller does not do so; it is let go all the same. RuntimeError on an I/O worker, which
+        would wait for itself.
         """
+        self._check_not_a_worker()
         self.recovery.flush()
-        if self.state is CtrlState.LIVE:
-            self.drain()
-            self.recovery.flush()
+        self.close_paths()
         if self.state is CtrlState.LIVE and self.is_lost():
             self.recovery.kill()
         failure: NvmeError | None = None
@@ -476,6 +504,8 @@ class NvmeDriver:
         except NvmeError as error:
             self.disable_for_good()
             return error
+        for path in self.paths:
+            path.kill(HOST_ABORTED)
         return None
 
     def _stop_controller(self) -> None:
@@ -492,7 +522,7 @@ class NvmeDriver:
             for path in [*self.paths, *self._retired, self._admin.path]:
                 path.pair.close()
             self._pool.close()
-        self.paths = []
+        self.paths = self._offered = []
         self._retired = []
         self.namespaces.clear()
 
@@ -504,6 +534,8 @@ class NvmeDriver:
                 kworker.kthread_flush_worker(worker)
                 kworker.kthread_stop(task)
         self.workers = []
+        for path in [*self.paths, *self._retired]:
+            path.worker_gone()
         for owned in (self._wq, self._reset_wq):
             if owned is not None and owned.task is not current:
                 kworker.kthread_destroy_worker(owned)

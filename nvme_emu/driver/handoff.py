@@ -47,6 +47,7 @@ class InlinePumpPath(PumpPath):
         super().__init__(pair, context, recovery, worker)
         virtual = self.runtime.virtual
         self.ring_lock: Any = kworker.Spinlock(runtime=self.runtime) if virtual else Lock()
+        self._calling = False
 
     def submit(self, rq: Request) -> None:
         if self._is_busy() or isinstance(rq, BatchRequest) or not self._run_here(rq):
@@ -54,7 +55,9 @@ class InlinePumpPath(PumpPath):
 
     def _is_busy(self) -> bool:
         pair = self.pair
-        return self._active or bool(self.requests) or pair.outstanding > 0 or not pair.tags.free or self.gate != OPEN
+        if self._active or self._calling or self.requests:
+            return True
+        return pair.outstanding > 0 or not pair.tags.free or self.gate != OPEN
 
     def _run_here(self, rq: Request) -> bool:
         lock, pair = self.ring_lock, self.pair
@@ -77,13 +80,21 @@ class InlinePumpPath(PumpPath):
                 rq.done = False
                 self._give_back([rq])
             else:
-                rq.finish()
+                self._finish_here(rq)
             return True
         if answer >= 0 and not pair.watched:
             pair.watch()
         if answer == LOOK:
             self.interrupt()
         return True
+
+    def _finish_here(self, rq: Request) -> None:
+        # A callback that submits goes to the worker: a chain of them done here would be a recursion.
+        self._calling = rq._callbacks is not None
+        try:
+            rq.finish()
+        finally:
+            self._calling = False
 
     def _enter_rings(self) -> None:
         super()._enter_rings()

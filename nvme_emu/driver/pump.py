@@ -53,6 +53,7 @@ class _WorkerPath(SubmitPath):
         self._given_back: deque[Request] = deque()
         self._retries: dict[int, int] = {}
         self._delayed: dict[int, Request] = {}
+        self._gone = False
 
     def worker_task(self) -> kworker.TaskStruct | None:
         return self.worker.task
@@ -73,6 +74,11 @@ class _WorkerPath(SubmitPath):
 
     def _resume(self) -> None:
         self.interrupt()
+
+    def worker_gone(self) -> None:
+        self.gate = DEAD
+        self._gone = True
+        self._turn_away()
 
     def unfinished(self) -> Request | None:
         waiting = [*self.requests, *self._given_back, *self._delayed.values()]
@@ -114,7 +120,10 @@ class _WorkerPath(SubmitPath):
         while self._given_back:
             ended.append(self._given_back.popleft())
         while self.gate == DEAD and self.requests:
-            rq = self.requests.popleft()
+            try:
+                rq = self.requests.popleft()
+            except IndexError:  # without a worker several callers do this at once
+                break
             if not isinstance(rq, BatchRequest):
                 rq._status = HOST_ABORTED
             elif not self.pair.abandon(rq, HOST_ABORTED):
@@ -220,7 +229,17 @@ class PumpPath(_WorkerPath):
 
     def _kick(self) -> None:
         self._active = True
-        kworker.kthread_queue_work(self.worker, self._work)
+        if self._gone:
+            # In this order, whoever appends from now on comes here as well.
+            self._active = False
+            self._turn_away()
+        else:
+            kworker.kthread_queue_work(self.worker, self._work)
+
+    def worker_gone(self) -> None:
+        self._gone = True
+        self._active = False
+        super().worker_gone()
 
     def _pump(self, _work: KthreadWork) -> None:
         requests, free, retries = self.requests, self.pair.tags.free, self._retries
@@ -310,6 +329,19 @@ class PerRequestPath(_WorkerPath):
         work = RequestWork(rq)
         kworker.kthread_init_work(work, self._start)
         kworker.kthread_queue_work(self.worker, work)
+        if self._gone and kworker.kthread_cancel_work_sync(work):
+            self._start(work)
+
+    def worker_gone(self) -> None:
+        super().worker_gone()
+        for work in list(self.worker.work_list):
+            if isinstance(work, RequestWork) and kworker.kthread_cancel_work_sync(work):
+                self._start(work)
+
+    def unfinished(self) -> Request | None:
+        # Behind this, no request is a work that has not begun.
+        kworker.kthread_flush_worker(self.worker)
+        return super().unfinished()
 
     def submit_many(self, requests: Sequence[Request]) -> None:
         for rq in requests:

@@ -174,7 +174,7 @@ class QueuePair(PairEnds):
 
     def prepare_batch(self, batch: BatchRequest) -> bool:
         """Write as many of the batch's commands as there are tags; True once all of them are written."""
-        if not batch.issued:
+        if batch.region is None:  # else it was here before and found no tag
             batch.map(self._memory)
             batch.qid = self.qid
         tags = self.tags

@@ -12,6 +12,7 @@ from concurrent.futures import InvalidStateError
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from kworker.misuse import is_failure
 from nvme_emu._core import RequestState
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.driver.errno_table import error_of
@@ -139,7 +140,9 @@ class Request(RequestState):
                 return
             try:
                 fn(self)
-            except Exception as error:
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 report_unraisable(error, f"callback {fn!r} of {self.describe()}")
 
     def finish(self) -> None:

@@ -108,6 +108,17 @@ class SubmitPath(ABC):
             self.gate = OPEN
             self._resume()
 
+    def close_idle(self) -> bool:
+        """Close the gate for good; False, and it has to be opened again, if something is on the ring."""
+        self.close_gate()
+        self._enter_rings()
+        idle = not self.pair.outstanding
+        self._leave_rings()
+        return idle
+
+    def worker_gone(self) -> None:  # noqa: B027  most paths have none
+        """The worker was stopped: turn away what still comes in the caller."""
+
     def kill(self, status: int) -> int:
         """End everything with ``status``, what waits at the gate too, and whatever comes; how many were cancelled."""
         self.gate = DEAD
