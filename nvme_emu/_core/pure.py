@@ -410,9 +410,8 @@ class Lock(_thread.RLock):  # type: ignore[misc]  # final only in the stub
         """Take the lock if nobody holds it, the caller included."""
         return not self.held() and self.acquire(blocking=False)
 
-    def held(self) -> bool:
-        """Whether the caller holds it."""
-        return bool(self._is_owned())  # type: ignore[attr-defined]
+    held: Callable[[], bool] = _thread.RLock._is_owned  # type: ignore[attr-defined]
+    """Whether the caller holds it."""
 
     def locked(self) -> bool:
         """Whether anybody holds it."""

@@ -132,7 +132,17 @@ def open_caller_lane(pair: QueuePair, lane: Lane, handler: IrqHandler, ring_lock
         is_read = opcode == READ
         if (view if is_read else stored).readonly or (device.write_through and not is_read):
             return False
-        if nbytes > device.transfer_bytes_max or nbytes > LISTED_BYTES_MAX or not take_locks():
+        if nbytes > device.transfer_bytes_max or nbytes > LISTED_BYTES_MAX:
+            return False
+        # Without a helper, here and below: each call would show.
+        if ring_owned() or reap_owned() or device_owned() or not ring_take(False):
+            return False
+        if not reap_take(False):
+            ring_leave()
+            return False
+        if not device_take(False):
+            reap_leave()
+            ring_leave()
             return False
         try:
             tail, head = pair.tail, pair.head
@@ -172,7 +182,9 @@ def open_caller_lane(pair: QueuePair, lane: Lane, handler: IrqHandler, ring_lock
             cids[tag] = (cid + GENERATION) & 0xFFFF
             return True
         finally:
-            leave_locks()
+            device_leave()
+            reap_leave()
+            ring_leave()
 
     def exchange_many(opcode: int, nsid: int, slbas: Any, nlb: int, width: int, blocks: int, data: Any) -> int:
         namespace, count = device.namespaces.get(nsid), len(slbas)
