@@ -6,7 +6,8 @@
 from setuptools import Extension, setup
 
 SOURCES = (
-    "capsules", "device", "inflight", "interrupts", "lane", "latency", "lock", "memory", "module", "pair", "request", "state",
+    "capsules", "device", "doorbells", "inflight", "interrupts", "lane", "latency", "lock", "memory", "module", "pair",
+    "request", "state",
 )  # fmt: skip
 
 setup(

@@ -1,9 +1,8 @@
 """The heart of the simulation: virtual time, CPUs, sleeping and waking, spinning, interrupts.
 
 There is no hub. Who blocks looks for the next event himself, on his own stack, and switches straight to the
-task that is due, which halves the switches; interrupt callbacks run on the stack of whoever is blocking.
-Only when somebody who is switched out holds a spinlock does an interrupt get a greenlet of its own, since it
-may have to spin. The alternative, a hub greenlet, is simpler to draw and costs 0.3 us more at every block.
+task that is due, which halves the switches; interrupt callbacks run on the stack of whoever is blocking
+(siminterrupts.py). The alternative, a hub greenlet, is simpler to draw and costs 0.3 us more at every block.
 
 This is the *run to block* gear: a task runs until it blocks. What it consumes accrues in `_acc` and is
 settled when others could see a difference. `_now + _acc` is the local time of whoever runs; `_acc` is zero
@@ -18,8 +17,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 
-from kworker.misuse import AtomicSleepError, SimClosedError, SimThreadError, ends_the_thread, report_failure
-from kworker.runtime import Runtime, TimerHandle, context
+from kworker.misuse import AtomicSleepError, SimClosedError, SimThreadError, ends_the_thread
+from kworker.runtime import TimerHandle, context
+from kworker.siminterrupts import SimInterrupts
 from kworker.simparts import HARDWARE, SimCosts, SimCpu, SimSpinlock, SimTask, SimTimer
 from kworker.task import TASK_DEAD, TASK_NORMAL, TASK_RUNNING, TaskStruct
 
@@ -28,7 +28,7 @@ __all__ = ["SimKernel"]
 _heappush, _heappop = heapq.heappush, heapq.heappop
 
 
-class SimKernel(Runtime):
+class SimKernel(SimInterrupts):
     """What SimRuntime runs on. The event heap holds (time, sequence number, task to resume or timer)."""
 
     virtual = True
@@ -59,14 +59,6 @@ class SimKernel(Runtime):
         root.on_cpu = self.cpus[0]
         self.cpus[0].cur = root
         self.sync = self._sync
-
-    @abstractmethod
-    def _set_greenlet(self, task: SimTask, run: Callable[..., None]) -> None:
-        """Give `task` a greenlet that will call `run`."""
-
-    @abstractmethod
-    def _leave(self) -> None:
-        """The current greenlet is about to end: arrange that whoever is due runs next."""
 
     @abstractmethod
     def _stuck(self) -> SimTask:
@@ -390,113 +382,6 @@ class SimKernel(Runtime):
             if len(cpu.rq) < len(best.rq):
                 best = cpu
         return last if last is not None and len(last.rq) == len(best.rq) else best
-
-    # ---- spinning --------------------------------------------------------------------------------------
-
-    def _spin(self, waiters: list[SimTask], what: Any) -> None:
-        """Busy-wait, keeping the CPU, until `_unspin`."""
-        me = self._cur
-        local = self._now + self._acc
-        self._acc = 0
-        start = self._now
-        waiters.append(me)
-        me.waiting_on = what
-        try:
-            self._switch_away(me)
-        finally:
-            me.waiting_on = None
-        if me.irq:
-            self._acc = max(0, local - self._now)
-        else:
-            me.cpu_used_ns += self._now - start
-
-    def _unspin(self, task: SimTask) -> None:
-        self._push(self._now + self._acc, task)
-
-    def _holds_lock(self, task: SimTask | None) -> bool:
-        return task is not None and any(lock.owner is task for lock in self._held)
-
-    def _unmask(self) -> None:
-        """A lock was released: interrupts that its CPU held back may come now."""
-        when = self._now + self._acc
-        for cpu in self.cpus:
-            if cpu.masked and not self._holds_lock(cpu.cur):
-                for timer in cpu.masked:
-                    self._push(when, timer)
-                self._nmasked -= len(cpu.masked)
-                cpu.masked.clear()
-
-    # ---- interrupts ------------------------------------------------------------------------------------
-
-    def _interrupt_beside_lock(self, timer: SimTimer, cpu: SimCpu, when: int) -> SimTask | None:
-        """Somebody who is switched out holds a lock: the interrupt waits for it, or gets a stack of its own."""
-        if cpu.irq_live is not None or self._holds_lock(cpu.cur):
-            cpu.masked.append(timer)
-            self._nmasked += 1
-            return None
-        self._now = when
-        return self._interrupt_fiber(timer)
-
-    def _serve_interrupt(self, timer: SimTimer, cpu: SimCpu, begin: int, victim: SimTask | None) -> None:
-        """Run the callback as the current context, then charge it to the CPU and to who was running there."""
-        is_device = cpu is self._hardware
-        self._acc = 0 if is_device else self._irq_ns
-        timer.running = True
-        if self.hook is not None and not is_device:
-            self.hook("irq_handler_entry", (cpu.index,))
-        try:
-            timer.fn()
-        except Exception as exc:
-            report_failure(exc, None, "timer function")
-        finally:
-            end = self._now + self._acc
-            self._acc = 0
-            timer.running = False
-            if not is_device:
-                # Devices act side by side; interrupts of one CPU follow one another.
-                cpu.irq_until = end
-            cpu.irq_ns += end - begin
-            cur = cpu.cur
-            if cur is not None and cur.steal_ns >= 0:
-                # A task that the interrupt itself woke here waits from its wake-up to the interrupt's end.
-                cur.steal_ns += end - (begin if cur is victim else cur.ready_ns)
-
-    def _interrupt_fiber(self, timer: SimTimer) -> SimTask:
-        """An interrupt that may have to spin, because somebody who is switched out holds a lock."""
-        cpu = timer.cpu
-        timer.pending = False
-        live = SimTask(f"irq/{cpu.index}", 0, self)
-        live.irq = True
-        live.on_cpu = cpu
-        self._set_greenlet(live, lambda *_: self._interrupt_main(live, timer))
-        cpu.irq_live = live
-        if cpu.cur is not None:
-            cpu.cur.steal_ns = -1
-        self._cur = live
-        return live
-
-    def _interrupt_main(self, live: SimTask, timer: SimTimer) -> None:
-        cpu = timer.cpu
-        try:
-            self._serve_interrupt(timer, cpu, self._now, None)
-        except self._exit_type:
-            return
-        except BaseException as exc:  # Ctrl-C: to whoever runs the simulation
-            self._root.error = exc
-        cpu.irq_live = None
-        if cpu.cur is not None and cpu.cur.steal_ns < 0:
-            cpu.cur.steal_ns = 0
-        for task in cpu.stalled:
-            self._push(max(cpu.irq_until, task.ready_ns), task)
-        cpu.stalled.clear()
-        spinners, timer.spinners = timer.spinners or (), None
-        for spinner in spinners:
-            self._push(cpu.irq_until, spinner)
-        self._nmasked -= len(cpu.masked)
-        for masked in cpu.masked:
-            self._push(cpu.irq_until, masked)
-        cpu.masked.clear()
-        self._leave()
 
     # ---- checks ----------------------------------------------------------------------------------------
 

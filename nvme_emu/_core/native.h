@@ -225,6 +225,15 @@ int device_is_plain(DeviceObject *device);
 /* Fetch and execute up to `count` plain commands of a queue, each with a free completion slot; how many, or -1 with
  * an exception. The completions of `posted` of them are written, the others' are in flight. */
 long device_run(DeviceObject *device, SqObject *sq, long count, long *posted);
+/* device_run, and the interrupt for what it has completed. */
+long device_run_and_raise(DeviceObject *device, SqObject *sq, long count);
+/* The commands of a queue that nobody has fetched. */
+long sq_waiting(const SqObject *sq);
+/* Methods of the device, in doorbells.c. */
+PyObject *device_ring_compiled(DeviceObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *device_head_compiled(DeviceObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *device_due_compiled(DeviceObject *self, PyObject *now_ns);
+PyObject *device_end_compiled(DeviceObject *self, PyObject *unused);
 /* Write a successful completion; the head that it tells is the queue's of now. */
 void device_post(CqObject *cq, uint8_t *ring, const SqObject *sq, uint16_t cid);
 /* The bytes of a completion queue, NULL where C cannot use them. */
