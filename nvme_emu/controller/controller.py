@@ -35,6 +35,7 @@ from nvme_emu.controller.inflight import InFlight
 from nvme_emu.controller.logs import ErrorLog, Logs
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.pcie.arbitration import RoundRobin
+from nvme_emu.controller.pcie.coalescing import Coalescer
 from nvme_emu.controller.pcie.interrupts import Interrupts
 from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
 from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
@@ -50,7 +51,7 @@ from nvme_emu.core.trace import ControllerState, Doorbell, PostCqe, RegisterWrit
 from nvme_emu.spec.events import AsyncErrorInfo, AsyncEventType
 from nvme_emu.spec.logs import Lid
 from nvme_emu.spec.queues import CQE_SIZE, SQE_SIZE
-from nvme_emu.spec.registers import AQA, CC, CC_SHN_ABRUPT, CC_SHN_NORMAL, Reg
+from nvme_emu.spec.registers import AQA, CC, CC_AMS_WRR, CC_SHN_ABRUPT, CC_SHN_NORMAL, Reg
 from nvme_emu.spec.status import MORE
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Controller(DeviceState):
         self.inflight = InFlight(self.counters)
         self.registers = RegisterFile(config)
         self.interrupts = Interrupts(config.vectors, self.trace, lambda: self.now_ns)
+        self.coalescer = Coalescer(self)
         self.arbiter = RoundRobin()
         self.line = self.arbiter.line
         self.rings = Rings(memory, self.registers, config.vectors, self._queue_deleted)
@@ -356,6 +358,9 @@ class Controller(DeviceState):
     def apply_features(self) -> None:
         """Take over the features that the hot path keeps at hand; called after each Set Features."""
         self.arbiter.burst = self.features.arbitration_burst
+        self.arbiter.weights = self.features.arbitration_weights
+        if not self.config.message_based:
+            self.coalescer.configure(*self.features.coalescing)
         self.write_through = not self.features.write_cache_enabled
 
     def fail(self, why: str) -> None:
@@ -504,6 +509,7 @@ class Controller(DeviceState):
         self._state_delay_ns = self._state_deadline_ns = None
         if action is Action.START:
             self.page_size = self.registers.page_size
+            self.arbiter.weighted = CC["ams"].extract(self.registers.cc) == CC_AMS_WRR
             self._start_timer(self.config.ready_ns)
         elif action is Action.OPEN:
             self._open_admin_queues()
@@ -549,6 +555,7 @@ class Controller(DeviceState):
         self._drop_commands()
         self.arbiter.clear()
         self.rings.clear()
+        self.coalescer.reset()
         self.interrupts.reset()
         self.features.reset(self.now_ns)
         self.events.reset()

@@ -21,6 +21,9 @@ from nvme_emu.controller.nvm_access import fail_medium
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import (
     GET_FEATURES_CDW10,
+    QPRIO_HIGH,
+    QPRIO_LOW,
+    QPRIO_MEDIUM,
     SEL_CURRENT,
     SEL_DEFAULT,
     SEL_SAVED,
@@ -155,6 +158,12 @@ class Features:
         """Commands that a queue may launch in one turn; 0 for no limit."""
         log2 = ARBITRATION["ab"].extract(self.current(Fid.ARBITRATION))
         return 0 if log2 == _NO_BURST_LIMIT else 2**log2
+
+    @property
+    def arbitration_weights(self) -> dict[int, int]:
+        """Commands of each priority class in a round of weighted arbitration."""
+        fields = ARBITRATION.unpack(self.current(Fid.ARBITRATION))
+        return {QPRIO_HIGH: fields.hpw_z + 1, QPRIO_MEDIUM: fields.mpw_z + 1, QPRIO_LOW: fields.lpw_z + 1}
 
     @property
     def write_cache_enabled(self) -> bool:

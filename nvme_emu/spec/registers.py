@@ -37,6 +37,7 @@ __all__ = [
     "CAP_CSS_NVM",
     "CAP_TO_UNIT_MS",
     "CC",
+    "CAP_AMS_WRR",
     "CC_AMS_RR",
     "CC_AMS_VENDOR",
     "CC_AMS_WRR",
@@ -214,6 +215,7 @@ CC_SHN = CC.mask("shn")
 CC_CSS_NVM = 0
 CC_CSS_IOCS = 6
 CC_CSS_ADMIN = 7
+CAP_AMS_WRR = 1  # in CAP.AMS
 CC_AMS_RR = 0
 CC_AMS_WRR = 1
 CC_AMS_VENDOR = 7

@@ -1,6 +1,10 @@
-"""Which submission queue is served next: round robin with a burst (NVMe Base 2.1, 3.4.4.1).
+"""Which submission queue is served next: round robin, plain or weighted (NVMe Base 2.1, 3.4.4).
 
-All queues are equal, the admin queue included. Each turn takes up to the Arbitration Burst of feature 01h.
+Plain: all queues are equal, the admin queue included. Weighted, with urgent class (CC.AMS):
+
+    the admin queue ─► urgent queues ─► high, medium, low: as many commands of each class a round as its weight
+
+Each turn takes up to the Arbitration Burst of feature 01h.
 Only queues with work stand in line, so that a turn costs nothing for the idle ones. A queue whose completion
 queue is full leaves the line, and comes back when the host has taken completions.
 """
@@ -10,10 +14,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from nvme_emu.spec.commands import QPRIO_HIGH, QPRIO_LOW, QPRIO_MEDIUM, QPRIO_URGENT
+
 if TYPE_CHECKING:
     from nvme_emu.controller.pcie.rings import CompletionQueue, SubmissionQueue
 
 __all__ = ["RoundRobin"]
+
+_WEIGHTED = (QPRIO_HIGH, QPRIO_MEDIUM, QPRIO_LOW)
 
 
 class RoundRobin:
@@ -22,6 +30,12 @@ class RoundRobin:
     def __init__(self, burst: int = 0) -> None:
         self.burst = burst
         self.line: deque[SubmissionQueue] = deque()
+        self.weights: dict[int, int] = dict.fromkeys(_WEIGHTED, 1)
+        """Commands of each priority class in a round; feature 01h."""
+        self.weighted = False
+        """Whether classes count at all: CC.AMS of the running controller."""
+        self._credits: dict[int, int] = {}
+        self._turn: SubmissionQueue | None = None
 
     def __bool__(self) -> bool:
         return bool(self.line)
@@ -34,13 +48,38 @@ class RoundRobin:
 
     def next(self) -> SubmissionQueue:
         """Take the queue whose turn it is out of the line."""
-        sq = self.line.popleft()
+        if self.weighted:
+            sq = self._choose()
+            self.line.remove(sq)
+        else:
+            sq = self.line.popleft()
         sq.in_line = False
         return sq
 
     def turn_length(self, budget: int) -> int:
         """Commands in a turn, when others wait for theirs."""
-        return min(self.burst, budget) if self.burst else budget
+        length = min(self.burst, budget) if self.burst else budget
+        sq = self._turn
+        if self.weighted and sq is not None and sq.qid and sq.prio in self._credits:
+            length = min(length, self._credits[sq.prio])
+            self._credits[sq.prio] -= min(length, sq.waiting())
+        return length
+
+    def _choose(self) -> SubmissionQueue:
+        """The queue of the highest class that has something left in this round."""
+        first: dict[int, SubmissionQueue] = {}
+        for sq in self.line:
+            if not sq.qid:
+                self._turn = sq
+                return sq
+            first.setdefault(sq.prio, sq)
+        self._turn = first.get(QPRIO_URGENT)
+        if self._turn is None:
+            if not any(self._credits.get(prio, 0) > 0 for prio in first):
+                self._credits = dict(self.weights)
+            prio = next(prio for prio in _WEIGHTED if prio in first and self._credits[prio] > 0)
+            self._turn = first[prio]
+        return self._turn
 
     def park(self, sq: SubmissionQueue) -> None:
         """Its completion queue has no slot: it waits there."""
@@ -65,3 +104,5 @@ class RoundRobin:
     def clear(self) -> None:
         """All queues are gone."""
         self.line.clear()
+        self._credits.clear()
+        self._turn = None

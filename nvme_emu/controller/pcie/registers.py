@@ -29,12 +29,14 @@ from nvme_emu.spec.queues import CQES_LOG2, SQES_LOG2
 from nvme_emu.spec.registers import (
     AQA,
     CAP,
+    CAP_AMS_WRR,
     CAP_CSS_ADMIN,
     CAP_CSS_IOCS,
     CAP_CSS_NVM,
     CAP_TO_UNIT_MS,
     CC,
     CC_AMS_RR,
+    CC_AMS_WRR,
     CC_CSS_ADMIN,
     CC_CSS_IOCS,
     CC_CSS_NVM,
@@ -76,6 +78,7 @@ def cap_of(config: ControllerConfig) -> int:
     return CAP.pack(
         mqes_z=config.mqes_z,
         cqr=1,
+        ams=0 if config.message_based else CAP_AMS_WRR,
         to=-(-config.ready_timeout_ms // CAP_TO_UNIT_MS),
         dstrd=config.dstrd,
         nssrs=int(config.nssrs),
@@ -101,7 +104,7 @@ def bad_enable(config: ControllerConfig, cc: int, aqa: int) -> str | None:
         return f"CC.MPS {fields.mps} is outside CAP.MPSMIN {config.mpsmin} to CAP.MPSMAX {config.mpsmax}"
     if not _CSS_OF_CAP.get(fields.css, 0) & config.css:
         return f"CC.CSS {fields.css} is not in CAP.CSS {config.css:#x}"
-    if fields.ams != CC_AMS_RR:
+    if fields.ams != CC_AMS_RR and (fields.ams != CC_AMS_WRR or config.message_based):
         return f"CC.AMS {fields.ams} is not in CAP.AMS"
     if not queues.asqs_z or not queues.acqs_z:
         return f"AQA {aqa:#x}: an admin queue needs at least 2 entries"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from rawhost import RawHost, RawQueue, started
 
 from nvme_emu.core.trace import FetchCmd, TraceHub
+from nvme_emu.spec.commands import QPRIO_HIGH, QPRIO_LOW, QPRIO_MEDIUM, QPRIO_URGENT
+from nvme_emu.spec.features import ARBITRATION, Fid
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
+from nvme_emu.spec.registers import CC_AMS_WRR
 
 
 def _fill(host: RawHost, queue: RawQueue, count: int) -> None:
@@ -77,3 +80,49 @@ def test_arbitration_feature_sets_the_burst() -> None:
     assert host.ctrl.arbiter.burst == 8
     assert host.admin.run(AdminOpcode.SET_FEATURES, nsid=0, cdw10=1, cdw11=7).status == 0
     assert host.ctrl.arbiter.burst == 0
+
+
+# --- weighted round robin with urgent class -------------------------------------------------------------------
+
+
+def weighted(*prios: int, commands: int = 12, weights: tuple[int, int, int] = (4, 2, 1)) -> list[int]:
+    """The order in which commands of I/O queues 1, 2, … of these priorities are fetched, by queue."""
+    host = RawHost()
+    host.enable(ams=CC_AMS_WRR)
+    assert host.csts.cfs == 0
+    high, medium, low = weights
+    value = ARBITRATION.pack(ab=2, hpw_z=high - 1, mpw_z=medium - 1, lpw_z=low - 1)
+    host.ctrl.features.store((Fid.ARBITRATION, 0, 0), value)
+    host.ctrl.apply_features()
+    fetched: list[int] = []
+    host.ctrl.trace.add_sink(lambda event: fetched.append(event.sqid) if isinstance(event, FetchCmd) else None)
+    data = host.pages()
+    for number, prio in enumerate(prios, 1):
+        queue = host.queue(number, 64, 64)
+        host.ctrl.rings.create_cq(number, queue.cq, 64, 0, False)
+        host.ctrl.rings.create_sq(number, queue.sq, 64, number, prio)
+        for cid in range(commands):
+            queue.rw(NvmOpcode.READ, 0, 1, data, cid=cid)
+        queue.ring()
+    host.step()
+    assert len(fetched) == commands * len(prios)
+    return fetched
+
+
+def test_weighted_rounds_take_as_many_of_each_class_as_its_weight() -> None:
+    order = weighted(QPRIO_LOW, QPRIO_MEDIUM, QPRIO_HIGH)
+
+    assert order[:14] == [3, 3, 3, 3, 2, 2, 1] * 2
+
+
+def test_urgent_queues_come_before_all_others() -> None:
+    order = weighted(QPRIO_HIGH, QPRIO_URGENT, QPRIO_URGENT, commands=6)
+
+    assert set(order[:12]) == {2, 3}
+    assert order[12:] == [1] * 6
+
+
+def test_queues_of_one_class_take_turns() -> None:
+    order = weighted(QPRIO_MEDIUM, QPRIO_MEDIUM, commands=4, weights=(1, 2, 1))
+
+    assert order == [1, 1, 2, 2, 1, 1, 2, 2]

@@ -106,7 +106,7 @@ def test_enable_with_good_settings_becomes_ready() -> None:
 
 @pytest.mark.parametrize(
     "cc",
-    [{"iosqes": 5}, {"iocqes": 6}, {"mps": 5}, {"css": 7}, {"css": 1}, {"ams": 1}, {"ams": 7}],
+    [{"iosqes": 5}, {"iocqes": 6}, {"mps": 5}, {"css": 7}, {"css": 1}, {"ams": 2}, {"ams": 7}],
 )
 def test_enable_with_bad_cc_sets_fatal_status_until_reset(cc: dict[str, int]) -> None:
     host = RawHost()
