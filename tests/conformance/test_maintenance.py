@@ -339,3 +339,11 @@ def test_firmware_activation_pauses_the_controller_and_goes_on() -> None:
         assert host.io(READ, nbytes=512).status == 0
         assert host.machine.runtime.now_ns - start >= 5_000_000_000
         assert not host.machine.port.read32(0x1C) & 1 << 5
+
+
+def test_sanitize_config_is_kept(host: NvmeHost) -> None:
+    assert host.feature(Fid.SANITIZE_CONFIG).dw0 == 0
+
+    assert host.set_feature(Fid.SANITIZE_CONFIG, 1).status == 0
+
+    assert host.feature(Fid.SANITIZE_CONFIG).dw0 == 1

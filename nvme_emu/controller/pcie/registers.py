@@ -55,12 +55,12 @@ from nvme_emu.spec.registers import (
 if TYPE_CHECKING:
     from nvme_emu.controller.config import ControllerConfig
 
-__all__ = ["RegisterFile", "bad_enable", "cap_of"]
+__all__ = ["CC_WRITABLE", "RegisterFile", "bad_enable", "cap_of"]
 
 _DWORD = 0xFFFF_FFFF
 _READ_SIZES = (1, 2, 4, 8)
 
-_CC_WRITABLE = _DWORD & ~CC.reserved_mask & ~CC.mask("crime")  # CRIME is read-only 0: CAP.CRMS.CRIMS is 0
+CC_WRITABLE = _DWORD & ~CC.reserved_mask & ~CC.mask("crime")  # CRIME is read-only 0: CAP.CRMS.CRIMS is 0
 _CC_FIXED_WHILE_ENABLED = CC.mask("css", "mps", "ams")
 _CSS_OF_CAP = {CC_CSS_NVM: CAP_CSS_NVM, CC_CSS_IOCS: CAP_CSS_IOCS, CC_CSS_ADMIN: CAP_CSS_ADMIN}
 
@@ -196,7 +196,7 @@ class RegisterFile:
 
     def merge_cc(self, value: int) -> int:
         """What CC becomes when ``value`` is written to it now."""
-        value &= _CC_WRITABLE
+        value &= CC_WRITABLE
         if self.cc & value & CC_EN:
             value = value & ~_CC_FIXED_WHILE_ENABLED | self.cc & _CC_FIXED_WHILE_ENABLED
         return value

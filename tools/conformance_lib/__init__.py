@@ -1,0 +1,1 @@
+"""What tools/make_conformance.py is made of."""
