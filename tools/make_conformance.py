@@ -86,7 +86,7 @@ def field_state(register: Reg, field: BitField) -> str:
         return f"reads {field.extract(cap_of(ControllerConfig())):X}h"
     if register is Reg.CC:
         return "read/write" if field.mask & CC_WRITABLE else "reads 0"
-    return "done"
+    return ""
 
 
 def register_rows(proof: Evidence) -> list[Row]:
@@ -105,7 +105,8 @@ def register_rows(proof: Evidence) -> list[Row]:
             if not field.reserved:
                 bits = f"{field.lsb + field.width - 1}:{field.lsb}" if field.width > 1 else str(field.lsb)
                 shown = tests_of(proof.of_field(register.name, field.name))
-                rows.append((bits, f"{register.name}.{field.name} {field.words}", "", field_state(register, field), shown))
+                what = f"{register.name}.{field.name} {field.words}"
+                rows.append((bits, what, "", field_state(register, field), shown))
     return rows
 
 
