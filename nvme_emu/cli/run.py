@@ -78,6 +78,7 @@ class Options:
     trace: str | None
     rpc: str | None
     faults: str | None
+    io_timeout: float | None
     quiet: bool
 
     @property
@@ -122,6 +123,12 @@ class Options:
 @click.option("--plots", is_flag=True, help="Timeline, latency curves and heat map in the terminal, too.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
 @click.option("--faults", metavar="FILE", help="Rules that say when the device goes wrong (docs/faults.md).")
+@click.option(
+    "--io-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    help="How long the driver waits for an I/O before it aborts it and resets the device (default 30).",
+)
 @click.option("--rpc", metavar="SOCKET", help="Answer `nvme-emu ctl SOCKET` and `top --attach SOCKET`.")
 @quiet_option("No notes and no progress on standard error.")
 def run(job_file: str, **options: Any) -> int:
@@ -193,6 +200,10 @@ def _run(options: Options) -> int:
         if not options.quiet:
             for rule in machine.faults:
                 click.echo(f"fault rule {rule.id}: {rule.hits} hits, fired {rule.fired} times", err=True)
+            counters = machine.driver.recovery.counters.as_dict()
+            if any(counters.values()):
+                said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counters.items() if count)
+                click.echo(f"driver ({machine.driver.state.value}): {said}", err=True)
     _print_errors(results)
     if jobs.control.stop:
         return EXIT_INTERRUPTED
@@ -207,6 +218,8 @@ def _open_machine(plan: Plan, options: Options) -> Machine:
         chosen["profile"] = options.profile
     if options.faults is not None:
         chosen["faults"] = options.faults
+    if options.io_timeout is not None:
+        chosen["io_timeout"] = options.io_timeout
     return nvme_emu.open(
         size=plan.machine.size,
         mode=plan.machine.mode,

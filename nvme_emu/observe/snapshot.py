@@ -62,7 +62,8 @@ REGISTERS = (Reg.CAP, Reg.VS, Reg.CC, Reg.CSTS, Reg.AQA, Reg.ASQ, Reg.ACQ, Reg.C
 """The properties that this controller has; see `nvme_emu.controller.pcie.registers`."""
 
 ENTRIES_MAX = 16
-"""The newest slots of each ring that are in a whole machine's state unless more are asked for."""
+LOG_LINES = 16
+"""How much of the driver's log is in a machine's state."""
 
 
 def snapshot(watched: Watched, *, entries_max: int = ENTRIES_MAX) -> MachineState:
@@ -186,6 +187,8 @@ def _driver(driver: NvmeDriver) -> DriverState:
         queues=len(driver.paths),
         depth=config.depth,
         strays=driver.strays,
+        recovery=driver.recovery.counters.as_dict(),
+        log=tuple(driver.recovery.log)[-LOG_LINES:],
     )
 
 

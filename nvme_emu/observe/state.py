@@ -206,7 +206,10 @@ class CommandState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverState:
-    """The driver in this process: Linux's state name, mode, and completions that belonged to no request."""
+    """The driver in this process: Linux's state name, mode, and completions that belonged to no request.
+
+    ``recovery`` counts time-outs, aborts, resets, retries and the like; ``log`` is its last lines, as Linux writes them.
+    """
 
     state: str
     mode: str
@@ -214,6 +217,8 @@ class DriverState:
     queues: int
     depth: int
     strays: int
+    recovery: dict[str, int]
+    log: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
