@@ -208,7 +208,7 @@ class CommandState:
 class DriverState:
     """The driver in this process: Linux's state name, mode, and completions that belonged to no request.
 
-    ``recovery`` counts time-outs, aborts, resets, retries and the like; ``log`` is its last lines, as Linux writes them.
+    ``recovery`` counts time-outs, aborts, resets, retries and the like; ``log`` is its last lines, as in Linux.
     """
 
     state: str
