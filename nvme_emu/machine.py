@@ -12,6 +12,7 @@ import os
 import random
 import warnings
 from dataclasses import dataclass, field, replace
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,13 @@ CLOCKS = ("wall", "virtual")
 CHECKS = ("off", "warn", "error")
 
 
+_INTEGERS = ("seed", "lba_size", "queues", "depth", "poll_ns", "namespaces", "cpus")
+_KINDS: dict[str, type] = {"host": HostModel, "costs": kworker.SimCosts, "controller": ControllerConfig}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineConfig:
-    """Everything that a machine is made of. ValueError, naming value and rule, where something is wrong.
+    """Everything that a machine is made of. ValueError or TypeError, naming value and rule, where something is wrong.
 
     ``size`` bytes, or text such as "256M"; None takes an existing image as large as it is. ``image`` a path;
     without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
@@ -85,6 +90,7 @@ class MachineConfig:
     check: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.check is None:
             object.__setattr__(self, "check", os.environ.get("NVME_EMU_CHECK") or "off")
         if self.check not in CHECKS:
@@ -107,6 +113,20 @@ class MachineConfig:
         # A file is read once, and a rule that is wrong is found before anything is made.
         object.__setattr__(self, "faults", tuple(load_rules(self.faults)))
         self.driver_config()
+
+    def _check_types(self) -> None:
+        for name in _INTEGERS:
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, index(value))
+            except TypeError:
+                raise TypeError(f"{name}={value!r}: an integer is needed") from None
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}={value!r}: a {kind.__name__} is needed")
+        if self.cpus < 1:
+            raise ValueError(f"cpus={self.cpus}: the host has at least one CPU")
 
     def driver_config(self) -> DriverConfig:
         """The part that the driver works by."""

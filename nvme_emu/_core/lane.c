@@ -119,6 +119,17 @@ static int map_pages(PairObject *pair, struct sqe *sqe, long tag, uint64_t nbyte
     return 1;
 }
 
+/* The bytes of a caller's buffer, 0 where it has none: an array of Python objects holds references, not data. */
+static int get_bytes(PyObject *buffer, Py_buffer *data, int writable)
+{
+    if (PyObject_GetBuffer(buffer, data, (writable ? PyBUF_CONTIG : PyBUF_CONTIG_RO) | PyBUF_FORMAT) < 0)
+        return 0;
+    if (!data->format || !strchr(data->format, 'O'))
+        return 1;
+    PyBuffer_Release(data);
+    return 0;
+}
+
 /* One command over free lane: 1 when it has succeeded, 0 when nothing happened, -1 with an exception. */
 static int exchange(PairObject *self, struct sqe *sqe, Py_buffer *data)
 {
@@ -169,7 +180,7 @@ PyObject *pair_exchange(PairObject *self, PyObject *const *args, Py_ssize_t coun
         return NULL;
     Py_buffer data;
     /* First, for it may run code of the buffer's owner. */
-    if (PyObject_GetBuffer(args[4], &data, sqe.opcode == OP_READ ? PyBUF_CONTIG : PyBUF_CONTIG_RO) < 0) {
+    if (!get_bytes(args[4], &data, sqe.opcode == OP_READ)) {
         PyErr_Clear(); /* the ordinary way says what is wrong with it */
         Py_RETURN_FALSE;
     }
@@ -284,7 +295,7 @@ PyObject *pair_exchange_many(PairObject *self, PyObject *const *args, Py_ssize_t
         PyErr_Clear();
         return PyLong_FromLong(0);
     }
-    if (PyObject_GetBuffer(args[6], &data, is_read ? PyBUF_CONTIG : PyBUF_CONTIG_RO) < 0) {
+    if (!get_bytes(args[6], &data, is_read)) {
         PyErr_Clear();
         PyBuffer_Release(&slbas);
         return PyLong_FromLong(0);

@@ -113,7 +113,7 @@ class NvmeDriver:
         self.namespaces: dict[int, Namespace] = {}
         self.workers: list[KthreadWorker] = []
         self.paths: list[SubmitPath] = []
-        self._offered: list[SubmitPath] = self.paths
+        self.offered: list[SubmitPath] = self.paths
         """The same list, until a shutdown begins: then callers are offered none."""
         self.identity: Any = None
         self.strays = 0
@@ -368,7 +368,7 @@ class NvmeDriver:
 
     def path(self) -> SubmitPath:
         """The path for whoever calls: one queue for each caller, in turn. NvmeError (ENODEV) when dead."""
-        paths = self._offered
+        paths = self.offered
         if len(paths) == 1:
             return paths[0]
         if not paths:
@@ -436,7 +436,7 @@ class NvmeDriver:
         """Nobody gets a path any more; their memory is kept until shutdown."""
         self._retired += self.paths
         self.paths = []
-        self._offered = self.paths
+        self.offered = self.paths
 
     def drain(self) -> None:
         """Wait until every request that was taken has ended."""
@@ -449,7 +449,7 @@ class NvmeDriver:
 
         Those wait at the gate, and are turned away with the controller. Nothing is outstanding then.
         """
-        self._offered = []
+        self.offered = []
         while self.state is CtrlState.LIVE:
             self.drain()
             self.recovery.flush()
@@ -522,7 +522,7 @@ class NvmeDriver:
             for path in [*self.paths, *self._retired, self._admin.path]:
                 path.pair.close()
             self._pool.close()
-        self.paths = self._offered = []
+        self.paths = self.offered = []
         self._retired = []
         self.namespaces.clear()
 

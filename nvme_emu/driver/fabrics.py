@@ -289,7 +289,7 @@ class FabricsDriver(NvmeDriver):
         """End what is outstanding, shut the controller down normally (CC.SHN=01b), and disconnect."""
         self._check_not_a_worker()
         if self.state is CtrlState.LIVE:
-            self._offered = []
+            self.offered = []
             self.drain()
             self._machine.change(CtrlState.DELETING)
             cc = self._wire.read32(Reg.CC)
@@ -298,7 +298,7 @@ class FabricsDriver(NvmeDriver):
             self._machine.change(CtrlState.DEAD)
         self._wire.admin = None
         self._stop_workers()
-        self.paths = self._offered = []
+        self.paths = self.offered = []
         self.namespaces.clear()
         self.fabric.close()
         self._pool.close()

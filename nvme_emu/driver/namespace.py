@@ -8,6 +8,7 @@ request is complete when the method returns, in async mode the caller goes on at
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import index
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,8 @@ class Namespace:
 
     def read(self, slba: int, nlb: int, out: np.ndarray | None = None) -> np.ndarray:
         """``nlb`` blocks from ``slba`` as a uint8 array (``out`` if given). NvmeError, ValueError."""
+        if slba.__class__ is not int or nlb.__class__ is not int:
+            slba, nlb = index(slba), index(nlb)
         if nlb > self.nlb_max:
             return self.submit_read(slba, nlb, out).wait()  # type: ignore[return-value]
         if slba < 0 or nlb < 1 or slba + nlb > self.nlb:
@@ -77,6 +80,8 @@ class Namespace:
 
     def write(self, slba: int, data: Buffer, *, fua: bool = False) -> None:
         """Write whole blocks; with ``fua`` they are on the medium when this returns."""
+        if slba.__class__ is not int:
+            slba = index(slba)
         view, nlb = self._source(data)
         if nlb > self.nlb_max:
             self.submit_write(slba, data, fua=fua).wait()
@@ -98,11 +103,12 @@ class Namespace:
 
     def compare(self, slba: int, data: Buffer) -> None:
         """Compare with the medium; NvmeError (ENODATA, Compare Failure) if they differ."""
-        for rq in self._parts(COMPARE, slba, *self._source(data), 0, None):
+        for rq in self._parts(COMPARE, index(slba), *self._source(data), 0, None):
             self._start([rq]).wait()
 
     def write_zeroes(self, slba: int, nlb: int, *, deallocate: bool = False) -> None:
         """Zero blocks without a transfer; ``deallocate`` lets the device give their space back."""
+        slba, nlb = index(slba), index(nlb)
         self._check_range(slba, nlb)
         flags = WZ_DEAC if deallocate else 0
         requests = [
@@ -113,12 +119,14 @@ class Namespace:
 
     def discard(self, slba: int | Iterable[tuple[int, int]], nlb: int | None = None) -> None:
         """Deallocate ``nlb`` blocks from ``slba``, or each range of a list of (slba, nlb)."""
-        if isinstance(slba, int):
-            if nlb is None:
-                raise ValueError("discard(slba, nlb) needs nlb, the number of blocks")
-            ranges = [(slba, nlb)]
+        if isinstance(slba, Iterable):
+            if nlb is not None:
+                raise ValueError("discard(ranges) takes no nlb: each range is a pair (slba, nlb)")
+            ranges = [(index(start), index(count)) for start, count in slba]
+        elif nlb is None:
+            raise ValueError("discard(slba, nlb) needs nlb, the number of blocks")
         else:
-            ranges = [(int(start), int(count)) for start, count in slba]
+            ranges = [(index(slba), index(nlb))]
         for start, count in ranges:
             self._check_range(start, count)
         step = DSM_RANGES_MAX
@@ -139,6 +147,8 @@ class Namespace:
         ``callback(request)`` runs once on the completing thread. ValueError for a range that leaves the
         namespace or an ``out`` of another size, not writable or not contiguous.
         """
+        if slba.__class__ is not int or nlb.__class__ is not int:
+            slba, nlb = index(slba), index(nlb)
         if slba < 0 or nlb < 1 or slba + nlb > self.nlb:
             self._check_range(slba, nlb)
         nbytes = nlb * self.lba_size
@@ -152,7 +162,7 @@ class Namespace:
         if nlb <= self.nlb_max:
             rq = Request(READ, self.nsid, slba, nlb, nlb - 1, view, False, out)
             if callback is not None:
-                rq._callbacks = [callback]
+                rq.add_callback(callback)
             self._driver.path().submit(rq)
             return rq
         parts = self._parts(READ, slba, view, nlb, 0, out)
@@ -162,6 +172,8 @@ class Namespace:
         self, slba: int, data: Buffer, *, fua: bool = False, callback: Callback | None = None
     ) -> Request:
         """Start a write of whole blocks. The data must not change until the request is done."""
+        if slba.__class__ is not int:
+            slba = index(slba)
         view, nlb = self._source(data)
         if slba < 0 or slba + nlb > self.nlb:
             self._check_range(slba, nlb)
@@ -169,7 +181,7 @@ class Namespace:
         if nlb <= self.nlb_max:
             rq = Request(WRITE, self.nsid, slba, nlb, (nlb - 1) | flags, view, True)
             if callback is not None:
-                rq._callbacks = [callback]
+                rq.add_callback(callback)
             self._driver.path().submit(rq)
             return rq
         return self._start(self._parts(WRITE, slba, view, nlb, flags, None), WRITE, slba, nlb, None, callback)
@@ -180,6 +192,7 @@ class Namespace:
 
     def submit_discard(self, slba: int, nlb: int, *, callback: Callback | None = None) -> Request:
         """Start the deallocation of a range."""
+        slba, nlb = index(slba), index(nlb)
         self._check_range(slba, nlb)
         return self._start([self._discard_request([(slba, nlb)])], callback=callback)
 
@@ -190,11 +203,12 @@ class Namespace:
     ) -> np.ndarray:
         """Read ``nlb`` blocks from each of ``slbas`` and wait: uint8 of shape (len(slbas), nlb * lba_size).
 
-        ``out``, if given, is a contiguous uint8 array of as many bytes. The first failed read's NvmeError is
-        raised after all have ended.
+        ``out``, if given, is a contiguous array or buffer of as many bytes; the result is a view of it. The first
+        failed read's NvmeError is raised after all have ended.
         """
-        starts = np.asarray(slbas)
+        starts, nlb = np.asarray(slbas), index(nlb)
         width = nlb * self.lba_size
+        self._check_range(0, nlb)
         if out is None:
             out = np.empty((len(starts), width), np.uint8)
         done = self._exchange_many(READ, starts, nlb, out)
@@ -202,11 +216,12 @@ class Namespace:
             self._check_starts(starts, nlb)
             view = _writable_view(out, len(starts) * width)
             self._many(READ, starts[done:], nlb, view[done * width :], False)
-        return out.reshape(len(starts), width)
+        return np.frombuffer(out, np.uint8).reshape(len(starts), width)
 
     def write_many(self, slbas: Sequence[int] | np.ndarray, data: Buffer, nlb: int = 1) -> None:
         """Write ``nlb`` blocks at each of ``slbas`` and wait; ``data`` holds them one after the other."""
-        starts = np.asarray(slbas)
+        starts, nlb = np.asarray(slbas), index(nlb)
+        self._check_range(0, nlb)
         done = self._exchange_many(WRITE, starts, nlb, data)
         if done and done == len(starts):
             return
@@ -243,8 +258,8 @@ class Namespace:
             batch.wait()
             return
         requests: list[Request] = []
-        for index, slba in enumerate(starts.tolist()):
-            piece = view[index * width : (index + 1) * width]
+        for at, slba in enumerate(starts.tolist()):
+            piece = view[at * width : (at + 1) * width]
             if nlb <= self.nlb_max:
                 requests.append(Request(opcode, self.nsid, slba, nlb, nlb - 1, piece, to_device))
             else:
@@ -335,8 +350,10 @@ def _cut(slba: int, nlb: int, step: int) -> list[tuple[int, int]]:
 
 
 def _bytes_view(data: Buffer) -> memoryview:
-    """A flat view of the bytes; ValueError if they are not contiguous."""
+    """A flat view of the bytes; ValueError if they are not contiguous, or no bytes but Python objects."""
     view = memoryview(data)  # type: ignore[arg-type]
+    if isinstance(view.obj, np.ndarray) and view.obj.dtype.hasobject:
+        raise ValueError(f"the data is an array of {view.obj.dtype}: it holds references to Python objects, no bytes")
     if not view.c_contiguous:
         raise ValueError("the data is not contiguous in memory: pass a contiguous copy")
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")

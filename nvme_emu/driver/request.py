@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "SplitRequest"]
 
+WAIT_MAX_S = 1e9
+"""Longer waits than 30 years are cut to that: no clock counts infinitely many nanoseconds."""
+
+
 class Request(RequestState):
     """One command and its outcome: ``Request(opcode, nsid, slba, nlb, cdw12, data, to_device, array)``.
 
@@ -69,14 +73,16 @@ class Request(RequestState):
         if not self.done:
             if self._path is None:
                 raise RuntimeError(f"{self.describe()} was never submitted")
-            self._path.wait(self, timeout_s)
+            self._path.wait(self, None if timeout_s is None else min(timeout_s, WAIT_MAX_S))
         return self.result()
 
     def add_callback(self, fn: Callable[[Request], object]) -> None:
         """Have ``fn(request)`` called once on the completing thread; at once if the request is done.
 
-        An exception in it goes to ``sys.unraisablehook`` and stops nothing.
+        An exception in it goes to ``sys.unraisablehook`` and stops nothing. TypeError if it cannot be called.
         """
+        if not callable(fn):
+            raise TypeError(f"a callback is called with the request, which {fn!r} cannot be")
         callbacks = self._callbacks
         if callbacks is None:
             callbacks = self._callbacks = []
