@@ -101,6 +101,8 @@ def open_caller_lane(pair: QueuePair, lane: Lane, handler: IrqHandler, ring_lock
     device_owned, device_take, device_leave = lane.lock.held, lane.lock.acquire, lane.lock.release
     pack_entry, pack_answer = _ENTRY.pack_into, _ANSWER.pack_into
     is_free = _watcher(pair, lane, handler)
+    line, raised, masked = lane.device.line, lane.device.raised, lane.device.masked
+    handlers, trace, vector = lane.handlers, device.trace, cq.vector
 
     def take_locks() -> bool:
         """Take all three, if nobody has one, the caller included."""
@@ -134,19 +136,25 @@ def open_caller_lane(pair: QueuePair, lane: Lane, handler: IrqHandler, ring_lock
             return False
         if nbytes > device.transfer_bytes_max or nbytes > LISTED_BYTES_MAX:
             return False
-        # Without a helper, here and below: each call would show.
-        if ring_owned() or reap_owned() or device_owned() or not ring_take(False):
+        # What take_locks and is_free do, without the calls: they would show.
+        if ring_owned() or reap_owned() or device_owned():
             return False
+        ring_take()
         if not reap_take(False):
             ring_leave()
             return False
-        if not device_take(False):
-            reap_leave()
-            ring_leave()
-            return False
+        device_take()
         try:
-            tail, head = pair.tail, pair.head
-            if not is_free(tail, head):
+            tail, head, phase = pair.tail, pair.head, pair.phase
+            if (
+                pair.outstanding or tail != pair.rung_tail or tail != sq.head or tail != sq.tail
+                or head != cq.head or head != cq.tail or cq.free != depth - 1 or cq.phase != phase
+                or cq.sqs != 1 or sq.inflight or not sq.live
+                or line or raised or cq.blocked or cq.backlog or masked[vector]
+                or not device.running or device.latency is not None or device.faults is not None
+                or trace.emit is not None or device.rings.generation != memory.generation
+                or handlers.get(vector) is not handler or not free
+            ):  # fmt: skip
                 return False
             tag = free[-1]
             cid = cids[tag]
@@ -172,12 +180,12 @@ def open_caller_lane(pair: QueuePair, lane: Lane, handler: IrqHandler, ring_lock
                 counters.write_bytes += nbytes
             sq.head = sq.tail = pair.tail = pair.rung_tail = pair.sqhd = tail
             pack_answer(cq_view, head * CQE_SIZE, tail, qid, cid)
-            cq_halves[head * _HALVES + _STATUS_HALF] = pair.phase
+            cq_halves[head * _HALVES + _STATUS_HALF] = phase
             counters.posted += 1
             head += 1
             if head == depth:
                 head = 0
-                cq.phase = pair.phase = pair.phase ^ 1
+                cq.phase = pair.phase = phase ^ 1
             cq.head = cq.tail = pair.head = head
             cids[tag] = (cid + GENERATION) & 0xFFFF
             return True

@@ -65,7 +65,8 @@ class Namespace:
         if slba < 0 or nlb < 1 or slba + nlb > self.nlb:
             self._check_range(slba, nlb)
         nbytes = nlb * self.lba_size
-        path = self._driver.path()
+        paths = self._driver.offered
+        path = paths[0] if len(paths) == 1 else self._driver.path()
         exchange = path.exchange
         if out is None:
             out = np.empty(nbytes, np.uint8)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.measure import Row, Sample, timed
+from bench.ours import page_aligned
 
 __all__ = ["Limits"]
 
@@ -67,14 +68,14 @@ class Limits:
         ]
 
     def _check(self) -> None:
-        out = np.zeros(64 * PAGE, np.uint8)
+        out = page_aligned(64 * PAGE)
         some = np.ascontiguousarray(self.places[:64])
         self._copy(out, 64, self.medium, some, PAGE)
         expected = self.medium.reshape(-1, PAGE)[some]
         assert np.array_equal(out.reshape(-1, PAGE), expected), "the gather gave other bytes than the medium has"
 
     def _gather(self) -> Callable[[float], Sample]:
-        out = np.ones(GATHER_ROWS * PAGE, np.uint8)
+        out = page_aligned(GATHER_ROWS * PAGE)
         position = 0
 
         def chunk() -> int:
@@ -89,7 +90,7 @@ class Limits:
     def _sequential(self, out_of_medium: bool) -> Callable[[float], Sample]:
         blocks = len(self.medium) // SEQ_BYTES
         count = min(CHUNK_BLOCKS, blocks)
-        buffer = np.ones(SEQ_BYTES, np.uint8)
+        buffer = page_aligned(SEQ_BYTES)
         position = 0
 
         def chunk() -> int:

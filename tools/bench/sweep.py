@@ -21,7 +21,7 @@ import numpy as np
 
 import nvme_emu
 from bench.measure import Sample, paused_gc
-from bench.ours import BLOCK, PAGE, Resubmitted, SingleReads, Stage, Work, fill_pages, open_on
+from bench.ours import BLOCK, PAGE, Resubmitted, SingleReads, Stage, Work, fill_pages, open_on, page_aligned
 from nvme_emu.media import SparseMedia
 
 __all__ = ["EXPONENT_MAX", "SWEEPS", "Sweep", "growth_exponent", "plot", "run_sweeps"]
@@ -183,7 +183,7 @@ class SizedReads(Work):
     def __init__(self, machine: nvme_emu.Machine, stage: Stage, nbytes: int) -> None:
         super().__init__(machine, stage.medium)
         self._nlb = nbytes // BLOCK
-        self._out = np.empty(nbytes, np.uint8)
+        self._out = page_aligned(nbytes)
         count = max(16, min(1024, (32 << 20) // nbytes))
         places = np.random.default_rng(5).integers(0, len(stage.medium) // nbytes, count)
         self._slbas = (places * self._nlb).tolist()
@@ -224,7 +224,7 @@ class Floods(Work):
         super().__init__(machine, stage.medium)
         self._slbas = (stage.places[:count] * (PAGE // BLOCK)).tolist()
         # A few buffers for all: what is measured is the bookkeeping, not the memory.
-        self._buffers = list(np.empty((64, PAGE), np.uint8)) * (count // 64)
+        self._buffers = list(page_aligned(64 * PAGE).reshape(64, PAGE)) * (count // 64)
 
     def chunk(self) -> int:
         submit = self.ns.submit_read
