@@ -171,9 +171,15 @@ def end_due(ctrl: Controller) -> None:
         _, _, cmd, status, dw0 = heappop(heap)
         sq, cid = cmd.sq, cmd.cid
         # One that Abort has ended, or another command under its name: its entry was left here.
-        if commands.get((sq.qid, cid)) is not cmd:
+        key = (sq.qid, cid)
+        if commands.get(key) is not cmd:
             continue
-        inflight.remove(cmd, now_ns)
+        # InFlight.remove, without the call.
+        del commands[key]
+        sq.inflight -= 1
+        inflight._timed -= 1
+        if not inflight._timed:
+            ctrl.counters.busy_ns += now_ns - inflight._busy_since_ns
         cq = sq.cq
         cq.write(sq, cid, status, dw0)
         posted += 1

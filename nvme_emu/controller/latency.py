@@ -137,19 +137,22 @@ class LatencyModel(LatencyState):
         """
         if self.instant:
             return now_ns
-        profile = self.profile
         start = self._command_free
         if start < now_ns:
             start = now_ns
-        ready = self._command_free = start + profile.command_ns
+        ready = self._command_free = start + self._command_ns
         if op == "read":
-            done = self._read(offset, nbytes, ready + profile.read_overhead_ns, now_ns, True)
+            done = self._read(offset, nbytes, ready + self._read_overhead_ns, now_ns, True)
         elif op == "write":
-            done = self._write(nbytes, ready + profile.write_overhead_ns, now_ns, fua)
+            done = self._write(nbytes, ready + self.profile.write_overhead_ns, now_ns, fua)
         else:
             done = self._other(Op(op), offset, nbytes, ready, now_ns)
         if self._scatters:
-            done += self._scatter(op)
+            bits = self._rng.getrandbits(40)
+            done += self._jitter_ns * (bits >> 20) >> 20
+            if (bits & 0xFFFFF) < self._retry_below and op in _READS:
+                self.counters.retries += 1
+                done += self._retry_ns
         return done
 
     def _other(self, op: Op, offset: int, nbytes: int, ready: int, now: int) -> int:
@@ -165,20 +168,11 @@ class LatencyModel(LatencyState):
             ready = self._receive(nbytes, ready, now)
         return self._read(offset, nbytes, ready, now, False)
 
-    def _scatter(self, op: str) -> int:
-        assert self._rng is not None  # checked by the constructor
-        bits: int = self._rng.getrandbits(40)
-        extra = self.profile.jitter_ns * (bits >> 20) >> 20
-        if (bits & 0xFFFFF) < self._retry_below and op in _READS:
-            self.counters.retries += 1
-            extra += self.profile.retry_ns
-        return extra
-
     # -- reads --------------------------------------------------------------------------------------------
 
     def _read(self, offset: int, nbytes: int, ready: int, now: int, to_host: bool) -> int:
-        profile, counters = self.profile, self.counters
-        page, bus, link = self._page, profile.bus_mb_s, profile.read_link_mb_s if to_host else 0
+        counters = self.counters
+        page, bus, link = self._page, self._bus, self._read_link if to_host else 0
         if to_host:
             counters.host_read_bytes += nbytes
         number, skip = divmod(offset, page)

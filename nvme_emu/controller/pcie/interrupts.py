@@ -48,6 +48,10 @@ class Interrupts(InterruptsState):
         raised = self.raised
         if not raised:
             return ()
+        if len(raised) == 1:
+            vector = raised.pop()
+            self._is_raised[vector] = 0
+            return (vector,)
         taken = tuple(raised)
         raised.clear()
         for vector in taken:
