@@ -329,7 +329,7 @@ def ns_descs(target: Target, nsid: int | None) -> Answer:
     nsid = _nsid_of(target, nsid)
     raw = target.identify(3, nsid=nsid)
     data = form(raw)
-    shown = {item["type"]: item[item["type"]] for item in data["ns-descs"]}
+    shown = {item["Type"]: item[item["Type"]] for item in data["ns-descs"]}
     title = f"NVME Namespace Identification Descriptors NS {nsid}:"
     return Answer(data=data, raw=raw, lines=_lines(title, shown))
 
@@ -369,8 +369,8 @@ def get_feature(target: Target, fid: int, sel: int, cdw11: int, nsid: int) -> An
 
     value, raw = target.feature(fid, sel, nsid, cdw11)
     name = Fid.name_of(fid) or "Unknown"
-    data = form(fid, name, sel, value)
-    ((_, shown),) = data.items()
+    data = form(fid, name, sel, value, raw)
+    ((shown,), *_) = data.values()
     select = next(key for key in shown if key != "name")
     lines = [f"get-feature:{fid:#04x} ({name}), {select} value:{shown[select]}"]
     layout = FEATURE_VALUES.get(fid)

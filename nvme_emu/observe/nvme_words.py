@@ -1,9 +1,9 @@
-"""Structures in the form in which nvme-cli 2.x prints them as JSON: its keys, its order, its value forms.
+"""Structures in the form in which nvme-cli 2.13 (Debian 13) prints them as JSON: its keys, order, value forms.
 
-Every function takes the bytes that the device gave. 128-bit numbers are text, strings keep the spaces that
-fill their field, identifiers are hexadecimal text; what nvme-cli adds with its signed 32-bit call is signed
-here too. Zero-based fields (``npss`` …) stay zero-based. Compared with nvme-cli itself by
-tests/unit/observe/test_words_nvme_cli.py.
+Every function takes the bytes that the device gave. Strings keep the spaces that fill their field, identifiers
+are hexadecimal text; what nvme-cli adds with its signed 32-bit call is signed here too. Zero-based fields
+(``npss`` …) stay zero-based. Compared with nvme-cli itself by tests/linux/test_linux_words.py, and with what it
+printed there once by tests/unit/observe/test_words_nvme_cli.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from nvme_emu.observe.nvme_words_features import feature_details, select_words
 from nvme_emu.spec.base import Fields, Structure
+from nvme_emu.spec.features import Fid
 from nvme_emu.spec.identify import (
     IDENTIFY_CONTROLLER,
     IDENTIFY_NAMESPACE,
@@ -49,16 +51,17 @@ def _keys(text: str) -> list[str]:
 
 
 _ID_CTRL: Final = _keys("""
-vid ssvid sn mn fr rab ieee cmic mdts cntlid ver rtd3r rtd3e oaes ctratt rrls cntrltype fguid crdt1 crdt2 crdt3
-nvmsr vwci mec oacs acl aerl frmw lpa elpe npss avscc apsta wctemp cctemp mtfa hmpre hmmin tnvmcap unvmcap rpmbs
-edstt dsto fwug kas hctma mntmt mxtmt sanicap hmminds hmmaxd nsetidmax endgidmax anatt anacap anagrpmax nanagrpid
-pels domainid megcap sqes cqes maxcmd nn oncs fuses fna vwc awun awupf icsvscc nwpc acwu ocfs sgls mnan maxdna
-maxcna subnqn ioccsz iorcsz icdoff fcatt msdbd ofcs
+vid ssvid sn mn fr rab ieee cmic mdts cntlid ver rtd3r rtd3e oaes ctratt rrls bpcap nssl plsi cntrltype fguid crdt1
+crdt2 crdt3 crcap nvmsr vwci mec oacs acl aerl frmw lpa elpe npss avscc apsta wctemp cctemp mtfa hmpre hmmin tnvmcap
+unvmcap rpmbs edstt dsto fwug kas hctma mntmt mxtmt sanicap hmminds hmmaxd nsetidmax endgidmax anatt anacap
+anagrpmax nanagrpid pels domainid kpioc mptfawr megcap tmpthha cqt sqes cqes maxcmd nn oncs fuses fna vwc awun awupf
+icsvscc nwpc acwu ocfs sgls mnan maxdna maxcna oaqd rhiri hirt cmmrtd nmmrtd minmrtg maxmrtg trattr mcudmq mnsudmq
+mcmr nmcmr mcdqpc subnqn ioccsz iorcsz icdoff fcatt msdbd ofcs
 """)
 
 _ID_NS: Final = _keys("""
 nsze ncap nuse nsfeat nlbaf flbas mc dpc dps nmic rescap fpi dlfeat nawun nawupf nacwu nabsn nabo nabspf noiob nvmcap
-nsattr nvmsetid npwg npwa npdg npda nows mssrl mcl msrc nulbaf anagrpid endgid eui64 nguid
+npwg npwa npdg npda nows mssrl mcl msrc kpios nulbaf kpiodaag anagrpid nsattr nvmsetid endgid nguid eui64
 """)
 _ID_NS_OPTIMAL: Final = frozenset(("npwg", "npwa", "npdg", "npda", "nows"))
 _NSFEAT_OPTPERF: Final = 0x10
@@ -67,8 +70,8 @@ _NSFEAT_OPTPERF: Final = 0x10
 _ALIASES: Final = {"ocfs": "cdfs"}
 
 _PSD: Final = (
-    ("max_power", "mp"), ("flags", "flags"), ("entry_lat", "enlat"), ("exit_lat", "exlat"), ("read_tput", "rrt"),
-    ("read_lat", "rrl"), ("write_tput", "rwt"), ("write_lat", "rwl"), ("idle_power", "idlp"),
+    ("entry_lat", "enlat"), ("exit_lat", "exlat"), ("read_tput", "rrt"), ("read_lat", "rrl"), ("write_tput", "rwt"),
+    ("write_lat", "rwl"), ("idle_power", "idlp"),
 )  # fmt: skip
 
 _SMART: Final = (
@@ -100,6 +103,9 @@ REGISTER_KEYS: Final = (
     ("pmrmscl", 0xE14, 4, False), ("pmrmscu", 0xE18, 4, False),
 )  # fmt: skip
 
+SELECT_SUPPORTED: Final = 3
+# Where nvme-cli's name of a feature is not the specification's.
+_FEATURE_NAMES: Final = {int(Fid.ASYNC_EVENT_CONFIG): "Async Event Configuration"}
 _SELECTS: Final = {0: "Current", 1: "Default", 2: "Saved", 3: "Supported capabilities"}
 
 
@@ -119,8 +125,6 @@ def _value(structure: Structure, data: bytes, fields: Fields, key: str) -> Any:
         return raw.partition(b"\0")[0].decode("latin-1")
     if isinstance(value, bytes):
         return str(uuid.UUID(bytes=value)) if key == "fguid" else value.hex()
-    if structure.dtype[name].itemsize == 16:
-        return str(value)
     return value
 
 
@@ -130,17 +134,29 @@ def id_ctrl(data: bytes) -> dict[str, Any]:
     found = {key: _value(IDENTIFY_CONTROLLER, data, fields, key) for key in _ID_CTRL}
     if not found["subnqn"]:
         del found["subnqn"]
-    found["psds"] = [
-        {
-            **{key: psd[name] for key, name in _PSD},
-            "idle_scale": psd["ips"] >> 6,
-            "active_power": psd["actp"],
-            "active_power_work": psd["apws"] & 7,
-            "active_scale": psd["apws"] >> 6,
-        }
-        for psd in fields.psd[: fields.npss_z + 1]
-    ]
+    found["psds"] = [_power_state(psd) for psd in fields.psd[: fields.npss_z + 1]]
     return found
+
+
+def _power_state(psd: dict[str, int]) -> dict[str, Any]:
+    """A power state descriptor (Base 2.1, figure of Identify's Power State Descriptor)."""
+    scales = psd["epfrts_fqvts"]
+    return {
+        "max_power": psd["mp"],
+        "max_power_scale": psd["flags"] & 1,
+        "non-operational_state": psd["flags"] >> 1 & 1,
+        **{key: psd[name] for key, name in _PSD},
+        "idle_scale": psd["ips"] >> 6,
+        "active_power": psd["actp"],
+        "active_power_work": psd["apws"] & 7,
+        "active_scale": psd["apws"] >> 6,
+        "emerg_power_fail_recover_time": psd["epfrt"],
+        "emerg_power_fail_recover_scale": scales & 0xF,
+        "force_quiesce_vault_time": psd["fqvt"],
+        "force_quiesce_vault_scale": scales >> 4,
+        "emerg_power_fail_vault_time": psd["epfvt"],
+        "emerg_power_fail_vault_scale": psd["epfvts"] & 0xF,
+    }
 
 
 def id_ns(data: bytes) -> dict[str, Any]:
@@ -151,6 +167,7 @@ def id_ns(data: bytes) -> dict[str, Any]:
     found = {key: _value(IDENTIFY_NAMESPACE, data, fields, key) for key in keys}
     formats = fields.lbaf[: fields.nlbaf_z + 1]
     found["lbafs"] = [{"ms": one["ms"], "ds": one["lbads"], "rp": one["rp"]} for one in formats]
+    found["vs"] = list(fields.vs) if any(fields.vs) else []
     return found
 
 
@@ -244,7 +261,7 @@ def ns_descs(data: bytes) -> dict[str, Any]:
             "csi": lambda raw: str(raw[0]),
         }
         value = forms.get(name, bytes.hex)(nid)
-        found.append({"loc": loc, "nidt": int(nidt), "nidl": len(nid), "type": name, name: value})
+        found.append({"loc": loc, "nidt": int(nidt), "nidl": len(nid), "Type": name, name: value})
         loc += _DESCRIPTOR_HEAD + len(nid)
     return {"ns-descs": found}
 
@@ -258,10 +275,18 @@ def show_regs(read: Callable[[int, int], int]) -> dict[str, int]:
     return found
 
 
-def get_feature(fid: int, name: str, sel: int, value: int) -> dict[str, Any]:
-    """A feature (nvme-cli 2.6 and later; before that it printed no JSON for features)."""
+def get_feature(fid: int, name: str, sel: int, value: int, data: bytes = b"") -> dict[str, Any]:
+    """A feature: its value, and what that means where nvme-cli tells."""
     words = f"{value:#010x}" if value else "00000000"
-    return {f"feature: {fid:#04x}": {"name": name, _SELECTS.get(sel, "Reserved"): words}}
+    name = _FEATURE_NAMES.get(fid, name)
+    found: dict[str, Any] = {f"feature: {fid:#04x}": [{"name": name, _SELECTS.get(sel, "Reserved"): words}]}
+    if sel == SELECT_SUPPORTED:
+        found[f"Feature: {fid:#04x}: select"] = select_words(value)
+        return found
+    details = feature_details(fid, value, data)
+    if details is not None:
+        found[f"Feature: {fid:#04x}"] = [details]
+    return found
 
 
 def list_devices(devices: Iterable[tuple[str, bytes, dict[int, bytes]]]) -> dict[str, Any]:
@@ -276,6 +301,7 @@ def list_devices(devices: Iterable[tuple[str, bytes, dict[int, bytes]]]) -> dict
                 {
                     "NameSpace": nsid,
                     "DevicePath": f"/dev/{device}n{nsid}",
+                    "GenericPath": f"/dev/{device.replace('nvme', 'ng')}n{nsid}",
                     "Firmware": who.fr,
                     "ModelNumber": who.mn,
                     "SerialNumber": who.sn,
