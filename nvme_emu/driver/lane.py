@@ -395,7 +395,11 @@ def _rows_of(slbas: npt.NDArray[np.int64], nlb: int, blocks: int) -> npt.NDArray
 def _items_of(data: Any, width: int, count: int, writable: bool) -> npt.NDArray[np.void] | None:
     """The caller's buffer as ``count`` items; None if it is not that long, contiguous and, if needed, writable."""
     try:
-        items: npt.NDArray[np.void] = np.frombuffer(data, f"V{width}")
+        view = memoryview(data)
+        items: npt.NDArray[np.void] = np.frombuffer(view, f"V{width}")
     except (ValueError, TypeError, BufferError):
         return None
-    return items if len(items) == count and (items.flags.writeable or not writable) else None
+    # An array of Python objects holds references, not data.
+    if len(items) != count or "O" in view.format:
+        return None
+    return items if items.flags.writeable or not writable else None

@@ -94,6 +94,7 @@ def _outcome(depth: int, todo: list[Call], prepare: Callable[[nvme_emu.Machine],
             (pair.tail, pair.rung_tail, pair.head, pair.phase, pair.sqhd, pair.outstanding),
             (sq.head, sq.tail, cq.head, cq.tail, cq.phase, cq.free),
             (pair.tags.free, pair.tags.cid, pair.inflight),
+            (pair._list_tag, pair._list_view.tobytes()),
             ssd.controller.counters.as_dict(),
             ssd.controller.error_log.page(),
             ssd.memory._next_base,
@@ -188,3 +189,13 @@ def test_traced_commands_are_the_same_events_as_ever() -> None:
         ssd.trace.remove_sink(events.append)
         ssd.namespaces[1].read(0, 8)
     assert sum(isinstance(event, PostCqe) for event in events) == 1
+
+
+def test_batches_over_arrays_of_objects_are_refused_by_every_lane() -> None:
+    with nvme_emu.open(size=SIZE) as ssd:
+        objects = np.full(64 * 30, None, dtype=object)
+        with pytest.raises(ValueError, match="references"):
+            ssd.namespaces[1].read_many(np.arange(30), 1, out=objects)
+        with pytest.raises(ValueError, match="references"):
+            ssd.namespaces[1].write_many(np.arange(30), objects, 1)
+        assert all(one is None for one in objects)
