@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ TEST is what pytest takes: a file, or FILE::test. Tests that use the fixture nvm
 Examples:
   nvme-emu explore tests/sim/test_x.py --seeds 100000
   nvme-emu explore tests/sim/test_x.py::test_abort --scheduler pct --keep-going
-  nvme-emu explore tests/sim/test_x.py::test_abort --scheduler exhaustive --preemptions 2
+  nvme-emu explore tests/sim/test_x.py::test_abort --scheduler exhaustive --switches 2
   nvme-emu explore tests/sim/test_x.py --on dask://10.0.0.1:8786
 
 \b
@@ -56,11 +55,11 @@ docs/simulation.md tells how to choose a scheduler.
     help="Who runs next: anybody; by priorities that change seldom (PCT); or all orders.",
 )
 @click.option(
-    "--preemptions",
+    "--switches",
     type=click.IntRange(0),
     default=2,
     show_default=True,
-    help="exhaustive: at most so many switches away from who could go on.",
+    help="exhaustive: at most so many switches that are not as it comes.",
 )
 @click.option(
     "--assume",
@@ -82,7 +81,7 @@ def explore(
     seeds: int,
     first: int,
     scheduler: str,
-    preemptions: int,
+    switches: int,
     assume: str,
     jobs: int | None,
     cluster: str | None,
@@ -107,11 +106,11 @@ def explore(
                 scheduler=scheduler,
                 seeds=seeds,
                 first=first,
-                preemptions=preemptions,
+                switches=switches,
                 assume=assume,
                 keep_going=keep_going,
             )
-            code = max(code, _one(plan, cluster, jobs, fresh, quiet or json_file == "-", results))
+            code = max(code, _one(plan, cluster, jobs, fresh, quiet, json_file != "-", results))
             if code == EXIT_INTERRUPTED:
                 break
     except CampaignError as error:
@@ -127,7 +126,13 @@ def explore(
 
 
 def _one(
-    plan: Plan, cluster: str | None, jobs: int | None, fresh: bool, quiet: bool, results: list[dict[str, Any]]
+    plan: Plan,
+    cluster: str | None,
+    jobs: int | None,
+    fresh: bool,
+    quiet: bool,
+    show: bool,
+    results: list[dict[str, Any]],
 ) -> int:
     from nvme_emu.testing.campaign import Campaign, CampaignError, DaskWorkers, LocalWorkers
 
@@ -156,8 +161,8 @@ def _one(
         raise error
     result = _result(campaign, time.monotonic() - begin, interrupted)
     results.append(result)
-    if not quiet or campaign.findings:
-        _show(campaign, result, sys.stdout.isatty() or not quiet)
+    if show:
+        _show(campaign, result, not quiet)
     if error is not None:
         raise error
     if interrupted:
@@ -209,7 +214,7 @@ def _show(campaign: Campaign, result: dict[str, Any], everything: bool) -> None:
     if campaign.findings:
         end = f"{len(campaign.findings)} kind(s) of failure"
     elif campaign.complete and plan.scheduler == "exhaustive":
-        end = f"all orders with up to {plan.preemptions} preemption(s) seen, no failure"
+        end = f"all orders with up to {plan.switches} switch(es) seen, no failure"
     elif campaign.complete:
         end = "no failure"
     else:
@@ -260,5 +265,5 @@ class _Progress:
         rate = (campaign.runs - self._began_with) / max(0.001, time.monotonic() - self._begun)
         told = f"{rate:.0f} runs/s, {len(campaign.findings)} failure(s)"
         if campaign.plan.scheduler == "exhaustive":
-            told += f", {min(campaign.level, campaign.plan.preemptions)} preemption(s)"
+            told += f", {min(campaign.level, campaign.plan.switches)} switch(es)"
         self._bar.update(self._task, completed=campaign.runs, told=told)

@@ -158,13 +158,13 @@ class DaskWorkers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to run: ``seeds`` runs from ``first`` on; or all orders with up to ``preemptions`` forced switches."""
+    """What to run: ``seeds`` runs from ``first`` on; or all orders with up to ``switches`` switches."""
 
     test: str
     scheduler: str = "random"
     seeds: int = 1000
     first: int = 0
-    preemptions: int = 2
+    switches: int = 2
     assume: str = "named locks"
     keep_going: bool = False
 
@@ -301,12 +301,12 @@ class Campaign:
     # -- all orders -------------------------------------------------------------------------------------------
 
     def _run_levels(self, changed: Callable[[], None]) -> None:
-        """First all orders without a forced switch, then all with one, … : the simplest failure comes first."""
-        while self.level <= self.plan.preemptions and not (self.findings and not self.plan.keep_going):
+        """First the order as it comes, then all with one switch, two, … : the simplest failure comes first."""
+        while self.level <= self.plan.switches and not (self.findings and not self.plan.keep_going):
             self._ask(
                 {
                     "do": "exhaustive",
-                    "preemptions": self.level,
+                    "switches": self.level,
                     "assume": self.plan.assume,
                     "path": self._path,
                     "count": 1 << 30,
@@ -324,7 +324,7 @@ class Campaign:
             if self._path is None:
                 self.level += 1
             self.save()
-        self.complete = self.level > self.plan.preemptions and not self.findings
+        self.complete = self.level > self.plan.switches and not self.findings
 
     # -- both -------------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class _Server:
         """The search from ``path`` on (None: the beginning); ``path`` to go on from, None at the end."""
         from nvme_emu.testing.exhaustive import SleepSets, search
 
-        scheduler = SleepSets(request["preemptions"], assume=request["assume"])
+        scheduler = SleepSets(request["switches"], assume=request["assume"])
         if request["path"] is not None:
             scheduler.load(request["path"])
         until = time.monotonic() + request["seconds"]

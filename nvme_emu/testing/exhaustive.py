@@ -13,9 +13,10 @@ assumed, and the caller says how much:
 A driver with flags outside locks (ours has them) is not for the last. Where devices read memory (under locks without a
 name) and interrupts run, every order is tried at each level.
 
-After Godefroid, "Partial-Order Methods for the Verification of Concurrent Systems" (1996), chapters 4 and 5. With a
-bound on preemptions, sleep sets may leave out an order whose twin needs one preemption more; without one
-(``preemptions`` None) nothing is lost.
+After Godefroid, "Partial-Order Methods for the Verification of Concurrent Systems" (1996), chapters 4 and 5. The bound
+is on *switches*: answers other than "who runs goes on; else the first that can". Few bugs need more than two of them
+(Emmi, Qadeer and Rakamaric, "Delay-Bounded Scheduling", POPL 2011). With a bound, sleep sets may leave out an order
+whose twin needs one switch more; without one (``switches`` None) nothing is lost.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from kworker.schedulers import TIMER_KEY
 from nvme_emu.testing.simulation import STEPS_MAX, Outcome, Runner
 from nvme_emu.testing.watching import Watcher
 
-__all__ = ["ASSUMPTIONS", "PREEMPTIONS", "Found", "SleepSets", "independent", "search"]
+__all__ = ["ASSUMPTIONS", "SWITCHES", "Found", "SleepSets", "independent", "search"]
 
-PREEMPTIONS = 2
+SWITCHES = 2
 ASSUMPTIONS = ("nothing", "named locks", "all locked")
 _LOCK = "lock "
 _UNNAMED = "lock lock"
@@ -70,12 +71,11 @@ class _Node:
 class SleepSets(Watcher):
     """Depth-first search over all schedules. Use one object for all runs, and `advance` between them."""
 
-    def __init__(self, preemptions: int | None = PREEMPTIONS, *, assume: str = "named locks") -> None:
+    def __init__(self, switches: int | None = SWITCHES, *, assume: str = "named locks") -> None:
         if assume not in ASSUMPTIONS:
             raise ValueError(f"assume={assume!r}: it is one of {', '.join(map(repr, ASSUMPTIONS))}")
-        self.preemptions = preemptions
+        self.switches = switches
         self.assume = assume
-        self.slack_ns = 0
         self.steps_max = STEPS_MAX
         self.cut = False
         self.runs_cut = 0
@@ -111,7 +111,7 @@ class SleepSets(Watcher):
             )
         self._at += 1
         key = node.chosen
-        if running and key != keys[0]:
+        if key != keys[0]:
             self._used += 1
         self._sleeping = self._wakened(node, key)
         self._pending.pop(key, None)
@@ -128,12 +128,10 @@ class SleepSets(Watcher):
 
     def _push(self, keys: Sequence[int], operations: dict[int, str], running: bool) -> None:
         sleeping = {key: op for key, op in self._sleeping.items() if key in operations}
-        bound = self.preemptions
+        bound = self.switches
         offered = keys
-        if running and (
-            (bound is not None and self._used >= bound)
-            or (self.assume == "all locked" and operations[keys[0]].startswith(_PRIVATE))
-        ):
+        private = running and self.assume == "all locked" and operations[keys[0]].startswith(_PRIVATE)
+        if private or (bound is not None and self._used >= bound):
             offered = keys[:1]
         todo = [key for key in offered if key not in sleeping]
         if not todo:
@@ -190,7 +188,7 @@ def search(
     runner: Runner,
     *,
     runs_max: int,
-    preemptions: int | None = PREEMPTIONS,
+    switches: int | None = SWITCHES,
     assume: str = "named locks",
     seed: int = 0,
     go_on: Callable[[int], bool] | None = None,
@@ -200,7 +198,7 @@ def search(
 
     ``go_on(runs)`` is asked after each run. A scheduler of an earlier search goes on where that one stopped.
     """
-    chosen = scheduler if scheduler is not None else SleepSets(preemptions, assume=assume)
+    chosen = scheduler if scheduler is not None else SleepSets(switches, assume=assume)
     runs = 0
     while runs < runs_max:
         outcome = runner.attempt(seed, chosen)

@@ -3,7 +3,7 @@
 Delta debugging over the set of switches (Zeller and Hildebrandt, 2002): leave out halves, quarters, …, single ones, as
 long as the run fails in the same way. What is left is 1-minimal: without any one of them the failure is gone
 (unless the budget ran out before). A small set that is no subset of the found one is missed by that; so, where many
-are left, all orders with no and with one forced switch are tried for a while as well.
+are left, the orders with no, one and two switches are tried for a while as well.
 """
 
 from __future__ import annotations
@@ -86,11 +86,11 @@ class _Search:
 
     def afresh(self) -> Outcome | None:
         """The same failure, found in simple orders; minimised."""
-        for preemptions in (0, 1):
+        for switches in (0, 1, 2):
             found = search(
                 self._runner,
                 runs_max=AFRESH_RUNS_MAX,
-                preemptions=preemptions,
+                switches=switches,
                 seed=self._seed,
                 go_on=lambda _: time.monotonic() < self._until,
             )

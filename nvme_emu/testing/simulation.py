@@ -143,19 +143,32 @@ class NvmeSim:
         finally:
             self._gate.calm = False
 
+    def why(self, failure: BaseException | None) -> BaseException | None:
+        """What the checker found, where a test has failed and the driver had broken a rule: that comes first."""
+        if not isinstance(failure, Exception) or isinstance(failure, CheckError):
+            return failure
+        for machine in self.machines:
+            found = [one for one in machine.checker.findings if one.severity == "error"] if machine.checker else []
+            if found:
+                error = CheckError(found)
+                error.add_note(f"after that the test failed: {type(failure).__name__}: {failure}")
+                return error.with_traceback(failure.__traceback__)
+        return failure
+
+    def first_heard(self) -> BaseException | None:
+        """The first exception of a work, a timer or a thread, if there was one."""
+        return self._failures[0] if self._failures else None
+
     def finish(self, failure: BaseException | None) -> BaseException | None:
         """Close what was opened, in reverse; the failure of the run, if there is one."""
-        if failure is None and self._failures:
-            failure = self._failures[0]
+        failure = failure or self.first_heard()
         self._gate.calm = True
         for machine in reversed(self.machines):
             try:
                 close_and_audit(machine, strict=failure is None)
             except Exception as error:
                 failure = failure or error
-        if failure is None and self._failures:
-            failure = self._failures[0]
-        return failure
+        return failure or self.first_heard()
 
 
 def make_scheduler(which: str, steps: int) -> Scheduler:
@@ -242,5 +255,8 @@ class Runner:
             raise
         except BaseException as error:  # pytest.fail and its like are BaseExceptions
             failure = error
-        return sim.finish(failure)
+        if isinstance(failure, kworker.SimDeadlock | kworker.SimLivelock):
+            # A work that ended by an exception is why the others wait for ever.
+            failure = sim.first_heard() or failure
+        return sim.finish(sim.why(failure))
 

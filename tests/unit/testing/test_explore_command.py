@@ -1,0 +1,140 @@
+"""`nvme-emu explore` and `replay`, with worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from nvme_emu.cli.explore import explore
+from nvme_emu.cli.replay import replay
+
+TESTS = '''
+import pathlib, time
+
+def deposits(nvme_sim, locked):
+    import kworker
+    lock, balance = kworker.Spinlock(runtime=nvme_sim.runtime, name="balance"), [0]
+    def deposit():
+        if locked:
+            lock.acquire()
+        seen = balance[0]
+        nvme_sim.point("seen")
+        balance[0] = seen + 1
+        if locked:
+            lock.release()
+    nvme_sim.together(deposit, deposit)
+    assert balance[0] == 2, f"balance is {balance[0]}"
+
+def test_racy(nvme_sim):
+    deposits(nvme_sim, False)
+
+def test_right(nvme_sim):
+    deposits(nvme_sim, True)
+
+def test_slow(nvme_sim):
+    time.sleep(0.05)
+    pathlib.Path("began").touch()
+
+def test_of_another_kind():
+    pass
+'''
+RACY = "test_it.py::test_racy"
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Calls a command in a directory with a test file."""
+    (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    monkeypatch.chdir(tmp_path)
+
+    def go(command, *arguments: str) -> Result:
+        return CliRunner().invoke(command, [*arguments], standalone_mode=False)
+
+    return go
+
+
+def test_race_is_found_shrunk_and_replayed(call) -> None:
+    result = call(explore, RACY, "--seeds", "200", "-j", "1")
+    assert result.return_value == 1, result.output
+    assert "AssertionError: balance is 1" in result.output
+    assert "switch(es) that are needed" in result.output
+    assert "is stopped at 'seen'" in result.output
+    line = next(line for line in result.output.splitlines() if "--schedule" in line)
+    again = call(replay, RACY, "--schedule", line.split()[-1])
+    assert again.return_value == 1
+    assert "balance is 1" in again.output
+    assert "is stopped at 'seen'" in again.output
+
+
+def test_json_holds_what_was_found_and_the_seed_replays_it(call) -> None:
+    result = call(explore, RACY, "--scheduler", "pct", "-j", "1", "--json")
+    finding = json.loads(result.output)["tests"][0]["findings"][0]
+    again = call(replay, RACY, "--seed", str(finding["seed"]), "--scheduler", "pct")
+    assert again.return_value == 1
+    assert "balance is 1" in again.output
+
+
+def test_file_with_several_tests_is_gone_through(call) -> None:
+    result = call(explore, "test_it.py", "--seeds", "4", "-j", "1", "--keep-going")
+    assert "test_right: 4 runs" in result.output
+    assert "test_slow: 4 runs" in result.output
+    assert "another_kind" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch.py"], "nosuch.py"),
+        (["test_it.py::test_of_another_kind"], "no test that uses the fixture nvme_sim"),
+        ([RACY, "--on", "spark://x"], "it is dask://HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_explored_is_a_usage_error(call, arguments: list[str], message: str) -> None:
+    result = call(explore, *arguments)
+    assert result.return_value == 2
+    assert message in result.output
+
+
+def test_replay_wants_a_seed_or_a_schedule(call, tmp_path: Path) -> None:
+    assert call(replay, RACY).return_value == 2
+    (tmp_path / "x.schedule").write_text("{}")
+    result = call(replay, RACY, "--schedule", "x.schedule")
+    assert result.return_value == 2
+    assert "not a schedule" in result.output
+
+
+def test_interrupt_shows_what_there_is_and_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-c", "from nvme_emu.cli import main; main()", "explore", "test_it.py::test_slow", "-j1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not (tmp_path / "began").exists():
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from here" in output
+    assert list((tmp_path / ".nvme-explore").glob("*.json"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cluster_of_two_does_the_same(call) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, host="127.0.0.1", protocol="tcp"
+    ) as cluster:
+        url = cluster.scheduler_address.replace("tcp://", "dask://")
+        racy = call(explore, RACY, "--seeds", "100", "--on", url)
+        assert racy.return_value == 1
+        assert "switch(es) that are needed" in racy.output
