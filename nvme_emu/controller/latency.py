@@ -24,10 +24,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from heapq import heappop, heappush
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from nvme_emu._core import LatencyCountersState, LatencyState
 from nvme_emu.controller.profiles import DeviceProfile
+from nvme_emu.core.trace import DieBusy
+
+if TYPE_CHECKING:
+    from nvme_emu.core.trace import TraceHub
 
 __all__ = ["LatencyCounters", "LatencyModel", "Op", "Random"]
 
@@ -109,6 +113,9 @@ class LatencyModel(LatencyState):
         self._jitter_ns = profile.jitter_ns
         self._retry_ns = profile.retry_ns
         self.counters = LatencyCounters(self._dies, self._channels)
+        self.trace: TraceHub | None = None
+        """Where the dies' work is told, while somebody listens."""
+        self._now_ns = 0
         self.reset()
 
     def reset(self) -> None:
@@ -137,6 +144,7 @@ class LatencyModel(LatencyState):
         """
         if self.instant:
             return now_ns
+        self._now_ns = now_ns
         start = self._command_free
         if start < now_ns:
             start = now_ns
@@ -194,6 +202,8 @@ class LatencyModel(LatencyState):
                 self._register[die] = number
                 counters.media_read_bytes += page
                 counters.die_busy_ns[die] += duration
+                if self.trace is not None:
+                    self._tell(die, "read", begin, end)
             if bus:
                 channel = die % self._channels
                 transfer = size * 1000 // bus
@@ -242,7 +252,15 @@ class LatencyModel(LatencyState):
         self._register[die] = number
         self.counters.media_read_bytes += self._page
         self.counters.die_busy_ns[die] += duration
+        if self.trace is not None:
+            self._tell(die, "read", begin, end)
         return end
+
+    def _tell(self, die: int, what: str, begin_ns: int, end_ns: int) -> None:
+        """An event of a die's work; a cost of a comparison while nobody listens."""
+        emit = None if self.trace is None else self.trace.emit
+        if emit is not None:
+            emit(DieBusy(self._now_ns, die, die % self._channels, what, begin_ns, end_ns))
 
     # -- writes -------------------------------------------------------------------------------------------
 
@@ -320,15 +338,21 @@ class LatencyModel(LatencyState):
             ready = max(ready + transfer, free)
         begin = max(ready, self._program_end[die], self._die_free[die])
         duration = profile.program_ns
+        erased_ns = begin
         if self._programs[die] == profile.pages_per_block:
             self._programs[die] = 0
             duration += profile.erase_ns
+            erased_ns = begin + profile.erase_ns
             counters.erases += 1
         self._programs[die] += 1
         end = self._program_end[die] = begin + duration
         self._register[die] = -1
         counters.media_write_bytes += self._unit
         counters.die_busy_ns[die] += duration
+        if self.trace is not None:
+            if erased_ns != begin:
+                self._tell(die, "erase", begin, erased_ns)
+            self._tell(die, "program", erased_ns, end)
         return end
 
     def _flush(self, ready: int, now: int) -> int:

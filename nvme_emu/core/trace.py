@@ -17,6 +17,7 @@ __all__ = [
     "AsyncEvent",
     "CheckFinding",
     "ControllerState",
+    "DieBusy",
     "Doorbell",
     "Event",
     "FaultFired",
@@ -159,6 +160,20 @@ class PostCqe(NamedTuple):
     sqhd: int
 
 
+class DieBusy(NamedTuple):
+    """The device model plans work of a die: ``what`` is "read", "program" or "erase", the times lie ahead.
+
+    What is planned may still be put off: a read goes before programs that have not ended.
+    """
+
+    ts_ns: int
+    die: int
+    channel: int
+    what: str
+    begin_ns: int
+    end_ns: int
+
+
 class RaiseIrq(NamedTuple):
     """An interrupt message left the controller."""
 
@@ -250,6 +265,7 @@ _NAMES: dict[type[Any], str] = {
     NvmeState: "nvme_change_ctrl_state",
     FetchCmd: "fetch_cmd",
     PostCqe: "post_cqe",
+    DieBusy: "die_busy",
     RaiseIrq: "raise_irq",
     RegisterWrite: "register_write",
     Doorbell: "doorbell",

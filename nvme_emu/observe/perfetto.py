@@ -5,17 +5,20 @@
     workers     each kthread worker             a work, from execute_start to execute_end
     queues      each queue pair                 a command, from set-up to completion
     device      each submission queue           a command, from fetch to the posted completion
+    dies        each die                        an array read, a program, an erase, as planned; a lane per overlap
     CPUs        each CPU of the simulation      the task that ran; interrupts as instants
 
-Arrows lead from the caller's slice over the queue's to the device's and back to where the completion was
-taken. Slices of one track never overlap: what overlaps gets a lane of its own. A trace of several rows has one
-group of processes a row. Times are microseconds from the trace's begin, as the format wants.
+Arrows lead from the caller's slice over the work that took the command, the queue's slice and the device's to
+the die, and back to the work that took the completion. Slices of one track never overlap: what overlaps gets
+a lane of its own. A trace of several rows has one group of processes a row. Times are microseconds from the
+trace's begin, as the format wants.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from nvme_emu.observe.trace_file import Record, Span, follow
 from nvme_emu.spec.opcodes import opcode_name
@@ -23,7 +26,10 @@ from nvme_emu.spec.status import describe
 
 __all__ = ["to_perfetto"]
 
-_GROUPS = ("callers", "workers", "queues", "device", "CPUs")
+WORKS_LOOKED_AT: Final = 8
+"""Works of several workers that may run at one time, of which an arrow's is looked for."""
+
+_GROUPS = ("callers", "workers", "queues", "device", "dies", "CPUs")
 
 
 class _Tracks:
@@ -112,23 +118,36 @@ class _Writer:
 def to_perfetto(records: Iterable[Record]) -> dict[str, Any]:
     """The whole trace as one JSON-ready object."""
     spans: list[Span] = []
-    seen: set[int] = set()
+    seen: dict[int, int] = {}
     kept: list[Record] = []
+    # The die's work stands in the trace where its command is fetched: just before fetch_cmd or just behind.
+    dies: list[tuple[int | None, Record]] = []
+    last: int | None = None
     for record, span in follow(records):
         kept.append(record)
         if span is not None and id(span) not in seen:
-            seen.add(id(span))
+            seen[id(span)] = len(spans)
             spans.append(span)
+        if record["event"] == "fetch_cmd" and span is not None:
+            last = seen[id(span)]
+        elif record["event"] == "die_busy":
+            fetched = None if last is None else spans[last].fetch_ns
+            dies.append((last if fetched == record["ts_ns"] else None, record))
     start_ns = min((record["ts_ns"] for record in kept), default=0)
     writer = _Writer(start_ns)
-    _write_spans(writer, spans)
-    _write_scheduling(writer, kept)
+    works = _write_scheduling(writer, kept)
+    _write_spans(writer, spans, works, _write_dies(writer, dies))
     events = sorted(writer.events, key=lambda event: event["ts"])
     return {"displayTimeUnit": "ns", "traceEvents": [*writer.tracks.events, *events]}
 
 
-def _write_spans(writer: _Writer, spans: list[Span]) -> None:
-    places: dict[int, list[tuple[int, int, int]]] = {}
+_Place = tuple[int, int, int]
+_Works = dict[str, list[tuple[int, int, _Place]]]
+"""By row: begin, end and place of each work's slice, in the order of their ends."""
+
+
+def _write_spans(writer: _Writer, spans: list[Span], works: _Works, dies: dict[int, _Place]) -> None:
+    places: dict[int, list[_Place]] = {}
     # Lanes are handed out in the order of time, one group after the other.
     for group, begin, end in (
         ("callers", "queued_ns", "wake_ns"),
@@ -143,13 +162,46 @@ def _write_spans(writer: _Writer, spans: list[Span]) -> None:
                 continue
             track = span.task or "caller" if group == "callers" else f"q{span.qid}"
             where = writer.slice(group, track, _name(span), begin_ns, end_ns, span.row, _args(span))
-            places.setdefault(number, []).append(where)
+            found = places.setdefault(number, [])
+            if group == "queues":
+                found += _work_at(works, span.row, begin_ns)
+            found.append(where)
+            if group == "device" and number in dies:
+                found.append(dies[number])
             if group == "queues":
                 for what, at_ns in (("doorbell", span.doorbell_ns), ("interrupt", span.irq_ns)):
                     if at_ns is not None:
                         writer.events[-1]["args"][f"{what}_us"] = writer.us(at_ns)
     for number, found in places.items():
+        done_ns = spans[number].complete_ns
+        if done_ns is not None and len(found) > 1:
+            found += _work_at(works, spans[number].row, done_ns)
         writer.flow(number + 1, found)
+
+
+def _work_at(works: _Works, row: str, at_ns: int) -> list[_Place]:
+    """The place in the work that ran at that time, if one did: an arrow may begin or end anywhere in a slice."""
+    there = works.get(row, [])
+    index = bisect_left(there, at_ns, key=lambda one: one[1])
+    for begin_ns, end_ns, (pid, tid, _) in there[index : index + WORKS_LOOKED_AT]:
+        if begin_ns <= at_ns <= end_ns:
+            return [(pid, tid, at_ns)]
+    return []
+
+
+def _write_dies(writer: _Writer, dies: list[tuple[int | None, Record]]) -> dict[int, _Place]:
+    """A track a die; the place of each command's first work on one."""
+    first: dict[int, _Place] = {}
+    for number, record in sorted(dies, key=lambda one: int(one[1].get("begin_ns", 0))):
+        try:
+            die, what, begin_ns, end_ns = (record[key] for key in ("die", "what", "begin_ns", "end_ns"))
+            args = {"channel": record["channel"]}
+        except KeyError as error:
+            raise ValueError(f"die_busy at {record['ts_ns']} ns: field {error} is missing") from None
+        where = writer.slice("dies", f"die {die}", str(what), begin_ns, end_ns, str(record.get("row", "")), args)
+        if number is not None:
+            first.setdefault(number, where)
+    return first
 
 
 def _by_time(spans: list[Span], attribute: str) -> Iterator[tuple[int, Span]]:
@@ -170,8 +222,9 @@ def _args(span: Span) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _write_scheduling(writer: _Writer, records: list[Record]) -> None:
+def _write_scheduling(writer: _Writer, records: list[Record]) -> _Works:
     """Works of the workers, tasks on the CPUs, interrupts."""
+    found: _Works = {}
     works: dict[tuple[str, str], tuple[str, int]] = {}
     running: dict[tuple[str, int], tuple[str, int]] = {}
     last_ns = max((record["ts_ns"] for record in records), default=0)
@@ -187,7 +240,8 @@ def _write_scheduling(writer: _Writer, records: list[Record]) -> None:
         elif what == "sched_kthread_work_execute_end":
             work = works.pop((row, str(args[0])), None)
             if work is not None:
-                writer.slice("workers", str(args[0]), work[0], work[1], at_ns, row, {})
+                where = writer.slice("workers", str(args[0]), work[0], work[1], at_ns, row, {})
+                found.setdefault(row, []).append((work[1], at_ns, where))
         elif what == "sched_switch" and len(args) > 3:
             _end_run(writer, running, row, args[0], args[3])
             running[row, args[0]] = str(args[1]), args[3]
@@ -195,6 +249,9 @@ def _write_scheduling(writer: _Writer, records: list[Record]) -> None:
             writer.instant("CPUs", f"CPU {args[0]}", "interrupt", at_ns, row, {})
     for row, cpu in list(running):
         _end_run(writer, running, row, cpu, last_ns)
+    for there in found.values():
+        there.sort(key=lambda one: one[1])
+    return found
 
 
 def _end_run(writer: _Writer, running: dict[tuple[str, int], tuple[str, int]], row: str, cpu: int, at_ns: int) -> None:

@@ -49,6 +49,9 @@ _WORDS: Final[dict[str, Callable[[Record], str]]] = {
     "nvme_change_ctrl_state": lambda r: f"the driver's state: {r['old']} to {r['new']}",
     "fetch_cmd": lambda r: f"the device fetches q{r['sqid']} cid {r['cid']:#06x}: {_command(r, r['sqid'])}",
     "post_cqe": lambda r: f"the device completes q{r['sqid']} cid {r['cid']:#06x}: {describe(r['status'])}",
+    "die_busy": lambda r: (
+        f"die {r['die']} (channel {r['channel']}): {r['what']} for {(r['end_ns'] - r['begin_ns']) / 1000:.3f} µs"
+    ),
     "raise_irq": lambda r: f"interrupt, vector {r['vector']}",
     "register_write": _register_write,
     "doorbell": lambda r: f"the device sees {'CQ' if r['is_cq'] else 'SQ'} {r['qid']} doorbell = {r['value']}",

@@ -250,25 +250,6 @@ def test_perfetto_slices_of_a_track_never_overlap_and_tracks_are_named(tmp_path:
     assert expected <= processes
 
 
-def test_perfetto_arrows_lead_from_caller_to_device_for_every_command(trace: Any) -> None:
-    found = to_perfetto(trace[1])
-    flows: dict[int, list[dict[str, Any]]] = {}
-    for event in found["traceEvents"]:
-        if event["ph"] in "stf":
-            flows.setdefault(event["id"], []).append(event)
-    groups = {e["pid"]: e["args"]["name"] for e in found["traceEvents"] if e["name"] == "process_name"}
-    assert len(flows) == 9
-    for arrows in flows.values():
-        assert [groups[event["pid"]] for event in arrows] == ["callers", "queues", "device"]
-        assert [event["ph"] for event in arrows] == ["s", "t", "f"]
-        for arrow in arrows:
-            assert any(
-                one["pid"] == arrow["pid"] and one["tid"] == arrow["tid"]
-                and one["ts"] <= arrow["ts"] <= one["ts"] + one["dur"]
-                for one in slices(found)
-            )  # fmt: skip
-
-
 def test_convert_writes_a_file_and_refuses_to_replace_the_trace(trace: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert invoke("convert", trace[0], "-o", str(out)).return_value == 0
@@ -334,3 +315,47 @@ def test_rows_of_compare_are_kept_apart() -> None:
     processes = {e["args"]["name"] for e in to_perfetto(records)["traceEvents"] if e["name"] == "process_name"}
     assert processes == {"b: device"}
     assert next(span for _, span in follow(records)) is not None and isinstance(spans_of(records)[0], Span)
+
+
+@pytest.mark.parametrize("clock", ["virtual", "wall"])
+def test_perfetto_has_every_kind_of_track_and_arrows_through_all_of_them(tmp_path: Path, clock: str) -> None:
+    found = to_perfetto(recorded(tmp_path / "t.jsonl", clock))["traceEvents"]
+    groups = {event["pid"]: event["args"]["name"] for event in found if event["name"] == "process_name"}
+    tracks = {(event["pid"], event["tid"]): event["args"]["name"] for event in found if event["name"] == "thread_name"}
+    spans: dict[tuple[int, int], list[tuple[float, float, str]]] = {}
+    for event in found:
+        if event["ph"] == "X":
+            where = event["pid"], event["tid"]
+            spans.setdefault(where, []).append((event["ts"], event["ts"] + event["dur"], event["name"]))
+    named = {(groups[pid], tracks[pid, tid]) for pid, tid in spans}
+    assert ("workers", "nvme1") in named
+    assert any(group == "dies" and name.startswith("die ") for group, name in named)
+    kinds = {"callers", "workers", "queues", "device", "dies"} | ({"CPUs"} if clock == "virtual" else set())
+    assert {group for group, _ in named} == kinds
+    flows: dict[int, list[dict[str, Any]]] = {}
+    for event in found:
+        if event["ph"] in "stf":
+            flows.setdefault(event["id"], []).append(event)
+            # Each end of an arrow lies in a slice of its track, else Perfetto draws none.
+            slices = spans[event["pid"], event["tid"]]
+            assert any(begin <= event["ts"] <= end for begin, end, _ in slices), event
+    assert len(flows) == 9
+    ways = {tuple(groups[event["pid"]] for event in sorted(flow, key=lambda one: "stf".index(one["ph"])))
+            for flow in flows.values()}  # fmt: skip
+    assert ("callers", "workers", "queues", "device", "dies", "workers") in ways
+    assert all(way[0] == "callers" and way[-1] == "workers" for way in ways)
+
+
+def test_perfetto_die_slices_are_the_array_times_of_the_profile(tmp_path: Path) -> None:
+    from nvme_emu.controller.profiles import load_profile
+
+    profile = load_profile("tlc")
+    with nvme_emu.open(size="16M", clock="virtual", profile="tlc") as ssd, JsonLines(tmp_path / "t") as sink:
+        ssd.trace.add_sink(sink)
+        for at in range(8):
+            ssd.namespaces[1].read(at * 1024, 8)
+        ssd.trace.remove_sink(sink)
+    dies = [event for event in slices(to_perfetto(read_trace(str(tmp_path / "t")))) if event["cat"] == "dies"]
+    assert len(dies) == 8 and {event["name"] for event in dies} == {"read"}
+    assert {round(event["dur"] * 1000) for event in dies} <= set(profile.read_ns)
+    assert all(0 <= event["args"]["channel"] < profile.channels for event in dies)
