@@ -32,6 +32,8 @@ from nvme_emu.observe.faults import Faults
 from nvme_emu.transports import InprocTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kworker import KthreadWorker, Runtime
     from nvme_emu.observe.checker import Checker
 
@@ -193,6 +195,7 @@ class Machine:
                 raise ValueError(
                     "clock='wall' inside a simulation: say clock='virtual', or leave the SimRuntime"
                 )
+            undo.enter_context(self._works_of_threads(entered))
             return entered
         if entered.virtual:
             # The caller's own simulation: its seed, its CPUs, and it is the caller's to close.
@@ -208,6 +211,33 @@ class Machine:
         self.trace.on_change = listen
         undo.callback(runtime.close)
         return runtime
+
+    @contextlib.contextmanager
+    def _works_of_threads(self, runtime: Runtime) -> Iterator[None]:
+        """The works of our workers as events while somebody listens; the runtime is shared with other machines."""
+        before: Callable[[str, tuple[Any, ...]], None] | None = None
+
+        def tell(what: str, args: tuple[Any, ...]) -> None:
+            if before is not None:
+                before(what, args)
+            if runtime.current() in [worker.task for worker in self.driver.workers]:
+                self._kworker_event(what, args)
+
+        def listen() -> None:
+            nonlocal before
+            wanted, there = self.trace.emit is not None, runtime.on_event is tell
+            if wanted and runtime.on_event is not tell:
+                before, runtime.on_event = runtime.on_event, tell
+            elif there and not wanted:
+                before, runtime.on_event = None, before
+
+        self.trace.on_change = listen
+        try:
+            yield
+        finally:
+            self.trace.on_change = None
+            if runtime.on_event is tell:
+                runtime.on_event = before
 
     def _kworker_event(self, what: str, args: tuple[Any, ...]) -> None:
         emit = self.trace.emit
