@@ -116,6 +116,8 @@ class Controller(DeviceState):
         """The subsystem's heap of timers, for the test whether one is due."""
         # An instant device needs no model: the hot path then has one test less.
         self.latency = None if latency is None or latency.instant else latency
+        if latency is not None:
+            latency.trace = trace
         self.trace = trace if trace is not None else TraceHub()
         self.rng = rng
         self.strict = strict
