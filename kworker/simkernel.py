@@ -126,7 +126,10 @@ class SimKernel(SimInterrupts):
     def cpu_id(self) -> int:
         """The CPU of the calling task or interrupt; 0 for what a device does."""
         cpu = self._cur.on_cpu
-        return 0 if cpu is None else max(0, int(cpu.index))
+        if cpu is None:
+            return 0
+        index: int = cpu.index
+        return index if index > 0 else 0
 
     def call_at(
         self, when_ns: int, fn: Callable[[], None], *, cpu: int | None = None, hardware: bool = False
@@ -214,9 +217,11 @@ class SimKernel(SimInterrupts):
             task.ready_ns = when
             task.on_cpu.stalled.append(task)
             return
-        task.stolen_ns += task.steal_ns
-        self._push(when + task.steal_ns, task)
+        steal = task.steal_ns
+        task.stolen_ns += steal
         task.steal_ns = 0
+        self._seq = seq = self._seq + 1
+        _heappush(self._heap, (when + steal, seq, task))
 
     def _start(self, cpu: SimCpu, task: SimTask, now: int) -> None:
         """Give a free CPU to a ready task, which runs once it is switched in."""

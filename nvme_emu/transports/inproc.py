@@ -212,11 +212,23 @@ class InprocTransport:
 
     def _due(self) -> None:
         timer = self._timer
-        if self._virtual and timer is not None and not timer.pending:
-            self._fired = timer
         self._armed_ns = None
         self._timer = None
-        self.poll()
+        if not self._virtual or timer is None or timer.pending or not self._lock.pass_by():
+            if self._virtual and timer is not None and not timer.pending:
+                self._fired = timer
+            self.poll()
+            return
+        # `poll` and `_arm` in one: this is a simulation's most frequent event.
+        irqs, due = self._controller.due(self._runtime.now_ns)
+        if due is None:
+            self._fired = timer
+        else:
+            self._armed_ns = due
+            self._timer = timer
+            self._runtime.call_again(timer, due)
+        if irqs:
+            self._deliver(irqs)
 
     def _deliver(self, irqs: Sequence[int]) -> None:
         handlers = self._handlers
@@ -224,20 +236,16 @@ class InprocTransport:
             handler = handlers.get(vector)
             if handler is None:
                 continue
-            if self._virtual:
-                self._send(vector, handler)
-            else:
+            if not self._virtual:
                 handler()
-
-    def _send(self, vector: int, handler: IrqHandler) -> None:
-        """Have the handler called in a simulation: an interrupt of the CPU that submitted last."""
-        runtime, cpu = self._runtime, self._irq_cpu.get(vector, 0)
-        now_ns = runtime.now_ns
-        message = self._messages.get(vector)
-        if message is None or message.pending:
-            self._messages[vector] = runtime.call_at(now_ns, handler, cpu=cpu)
-        else:
-            runtime.call_again(message, now_ns, cpu)
+                continue
+            # In a simulation it is an interrupt of the CPU that submitted last.
+            runtime, cpu = self._runtime, self._irq_cpu.get(vector, 0)
+            message = self._messages.get(vector)
+            if message is None or message.pending:
+                self._messages[vector] = runtime.call_at(runtime.now_ns, handler, cpu=cpu)
+            else:
+                runtime.call_again(message, runtime.now_ns, cpu)
 
 
 def _is_a_port(transport: InprocTransport) -> DevicePort:
