@@ -87,9 +87,12 @@ class TcpFront:
         host, port = parse_address(address)
         self._device = device
         inner = device.controller
+        # Its state is offered; the controller that it was made with is none of this subsystem's.
+        inner.subsystem.leave(inner)
         subsystem = Subsystem(
             config=inner.config,
-            namespaces=list(inner.namespaces.values()),
+            namespaces=list(inner.subsystem.namespaces.values()),
+            state=inner.subsystem,
             nqn=nqn,
             hosts=frozenset(hosts) or None,
             dhchap=dhchap,

@@ -6,9 +6,9 @@ as long as Identify Controller reports KAS as 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from nvme_emu.controller.command import Command, Handler
+from nvme_emu.controller.command import Command, Handler, Pending
 from nvme_emu.controller.events import async_event_request
 from nvme_emu.controller.features import get_features, set_features
 from nvme_emu.controller.firmware import firmware_commit, firmware_download
@@ -61,6 +61,17 @@ def abort(ctrl: Controller, cmd: Command) -> int:
     return 0
 
 
+def _lasting(handler: Handler) -> Handler:
+    """A command that changes what is kept without power: it is kept before the command completes."""
+
+    def run(ctrl: Controller, cmd: Command) -> int | Literal[Pending.PENDING]:
+        answer = handler(ctrl, cmd)
+        ctrl.subsystem.save()
+        return answer
+
+    return run
+
+
 ADMIN_HANDLERS: Final[dict[int, Handler]] = {
     AdminOpcode.DELETE_IO_SQ: delete_io_sq,
     AdminOpcode.CREATE_IO_SQ: create_io_sq,
@@ -69,15 +80,15 @@ ADMIN_HANDLERS: Final[dict[int, Handler]] = {
     AdminOpcode.CREATE_IO_CQ: create_io_cq,
     AdminOpcode.IDENTIFY: identify,
     AdminOpcode.ABORT: abort,
-    AdminOpcode.SET_FEATURES: set_features,
+    AdminOpcode.SET_FEATURES: _lasting(set_features),
     AdminOpcode.GET_FEATURES: get_features,
     AdminOpcode.ASYNC_EVENT_REQUEST: async_event_request,
-    AdminOpcode.NAMESPACE_MANAGEMENT: namespace_management,
-    AdminOpcode.FIRMWARE_COMMIT: firmware_commit,
+    AdminOpcode.NAMESPACE_MANAGEMENT: _lasting(namespace_management),
+    AdminOpcode.FIRMWARE_COMMIT: _lasting(firmware_commit),
     AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD: firmware_download,
     AdminOpcode.DEVICE_SELF_TEST: device_self_test,
-    AdminOpcode.NAMESPACE_ATTACHMENT: namespace_attachment,
-    AdminOpcode.FORMAT_NVM: format_nvm,
-    AdminOpcode.SANITIZE: sanitize,
+    AdminOpcode.NAMESPACE_ATTACHMENT: _lasting(namespace_attachment),
+    AdminOpcode.FORMAT_NVM: _lasting(format_nvm),
+    AdminOpcode.SANITIZE: _lasting(sanitize),
     AdminOpcode.GET_LBA_STATUS: get_lba_status,
 }

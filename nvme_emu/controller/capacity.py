@@ -139,6 +139,21 @@ class Capacity:
         self._free += [extent for extent in extents if extent.nbytes]
         self._merge()
 
+    def claim(self, extents: Sequence[Extent]) -> None:
+        """These very pieces are in use. ValueError where they are not all free."""
+        for media, start, nbytes in extents:
+            for free in self._free:
+                if free.media is media and free.start <= start and start + nbytes <= free.start + free.nbytes:
+                    break
+            else:
+                raise ValueError(f"{nbytes} bytes at {start} are not free")
+            self._free.remove(free)
+            left, right = start - free.start, free.start + free.nbytes - start - nbytes
+            if left:
+                self._free.append(Extent(media, free.start, left))
+            if right:
+                self._free.append(Extent(media, start + nbytes, right))
+
     def take(self, nbytes: int) -> ExtentMedia | None:
         """A medium of at least ``nbytes``, from as few pieces as will do; None if there is not enough."""
         if nbytes > self.unallocated:

@@ -579,6 +579,7 @@ class Controller(DeviceState):
             except OSError as error:
                 self.counters.media_errors += 1
                 self._note(f"flushing namespace {namespace.nsid} at shutdown failed: {error}")
+        self.subsystem.save()
 
     def _note(self, what: str) -> None:
         emit = self.trace.emit

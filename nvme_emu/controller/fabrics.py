@@ -85,7 +85,8 @@ class Subsystem:
 
     `hosts` are the names that may connect; None lets every host in. `dhchap` says who has to authenticate
     itself. `nqn` "" takes the one that the configuration implies. `on_association` hears of each that a
-    host has made, before its first command. Raises ValueError for a name that is none.
+    host has made, before its first command. `state` is what its controllers share, where there is one already.
+    Raises ValueError for a name that is none.
     """
 
     config: ControllerConfig
@@ -98,12 +99,14 @@ class Subsystem:
     rng: Any = None
     counters: Counters = field(default_factory=Counters)
     on_association: Callable[[Association], None] | None = None
+    state: NvmSubsystem | None = None
+    nvm: NvmSubsystem = field(init=False)
 
     def __post_init__(self) -> None:
         self.nqn = check_nqn(self.nqn or self.config.subnqn or default_subnqn(self.config))
         for namespace in self.namespaces:
             namespace.shared = True  # every host has a controller of its own, and they all have the same namespaces
-        self.nvm = NvmSubsystem(self.config, self.namespaces)
+        self.nvm = self.state or NvmSubsystem(self.config, self.namespaces)
         for host in self.hosts or ():
             check_nqn(host)
 

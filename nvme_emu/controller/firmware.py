@@ -70,6 +70,17 @@ class Firmware:
             "next_active": self.next_active,
         }
 
+    def state(self) -> dict[str, Any]:
+        """What is kept without power."""
+        return self.describe()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """After power on: what waited for a reset is active."""
+        self.revisions = {int(slot): str(revision) for slot, revision in state["slots"].items()}
+        self.active = int(state["next_active"] or state["active"])
+        if self.active not in self.revisions:
+            raise ValueError(f"firmware slot {self.active} is empty")
+
     # -- download -------------------------------------------------------------------------------------------
 
     def add_part(self, cntlid: int, offset: int, data: bytes) -> None:
@@ -111,6 +122,7 @@ class Firmware:
         self._parts.pop(ctrl.config.cntlid, None)
         if self.next_active:
             self.activate(self.next_active)
+            self._subsystem.save()
 
     def choose_slot(self) -> int:
         """Where an image goes when the host leaves it to us: an empty slot, else one that is not running."""

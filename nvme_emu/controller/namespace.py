@@ -71,7 +71,7 @@ class Namespace(NamespaceState):
     """
 
     __slots__ = (
-        "eui64", "format_index", "formatting", "holds", "lba_size", "marked", "media", "nbytes", "nguid",
+        "eui64", "format_index", "formatting", "holds", "identity", "lba_size", "marked", "media", "nbytes", "nguid",
         "plain", "protection", "reservations", "shared", "sparse", "uuid",
     )  # fmt: skip
 
@@ -93,6 +93,7 @@ class Namespace(NamespaceState):
             raise ValueError(f"namespace {nsid}: {media.nbytes} bytes hold no block of {lba_size}")
         super().__init__()
         self.nsid = nsid
+        self.identity = identity
         self.shared = shared
         self.holds: set[Hold] = set()
         self.plain = True

@@ -192,6 +192,7 @@ def _write_uncorrectable(ctrl: Controller, cmd: Command) -> int:
     ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes)
     namespace.marked.add(offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     namespace.hold(Hold.MARKED)
+    ctrl.subsystem.save()
     ctrl.counters.write_commands += 1
     return 0
 

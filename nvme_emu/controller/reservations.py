@@ -108,6 +108,7 @@ def reservation_register(ctrl: Controller, cmd: Command) -> int:
     if how.cptpl in (_PTPL_CLEAR, _PTPL_SET):
         state.ptpl = how.cptpl == _PTPL_SET
     state.changed()
+    ctrl.subsystem.save()
     return 0
 
 
@@ -134,8 +135,10 @@ def reservation_acquire(ctrl: Controller, cmd: Command) -> int:
             state.reserve(host, kind)
         elif not state.holds(host) or state.kind is not kind:
             raise _conflict()
+        ctrl.subsystem.save()
         return 0
     lost = state.preempt(ctrl, keys.prkey, kind)
+    ctrl.subsystem.save()
     if how.racqa == _PREEMPT_AND_ABORT:
         _abort_commands(ctrl, cmd.nsid, lost)
     return 0
@@ -166,6 +169,7 @@ def reservation_release(ctrl: Controller, cmd: Command) -> int:
         if _kind(how.rtype) is not state.kind:
             raise CommandError(Status.INVALID_FIELD, location=_RTYPE)
         state.let_go(ctrl)
+    ctrl.subsystem.save()
     return 0
 
 
@@ -176,7 +180,7 @@ def reservation_report(ctrl: Controller, cmd: Command) -> int:
     if nbytes > ctrl.transfer_bytes_max:
         raise CommandError(Status.INVALID_FIELD, location=_NUMD)
     extended = RESERVATION_REPORT_CDW11["eds"].extract(cmd.cdw11)
-    if extended != ctrl.host_id_is_extended:
+    if any(ctrl.host_id) and extended != ctrl.host_id_is_extended:
         raise CommandError(Status.HOSTID_FORMAT, location=_EDS)
     entries = []
     for host, key in state.keys.items():

@@ -161,6 +161,7 @@ class Sanitizer:
             self._writes_then = self._writes()
             self._move(SanitizeInput.DONE)
             self._release()
+        self._subsystem.save()
         self._subsystem.persistent_events.sanitize_completed(_PROGRESS_DONE, self._sstat())
         for ctrl in self._subsystem.controllers.values():
             info = AsyncIoCommandSetInfo.SANITIZE_COMPLETED
@@ -185,6 +186,28 @@ class Sanitizer:
         else:
             media.zero(0, media.nbytes)
         media.flush()
+
+    def saved(self) -> dict[str, int]:
+        """What is kept without power."""
+        return {
+            "state": self.state.value,
+            "outcome": self._outcome,
+            "cdw10": self._cdw10,
+            "cdw11": self._cdw11,
+            "failed_in": self._failed_in,
+            "passes": self._passes,
+        }
+
+    def restore(self, state: dict[str, int]) -> None:
+        """After power on: an operation that was running goes on to its end (8.1.24)."""
+        self.state = SanitizeState(state["state"])
+        self._outcome, self._failed_in, self._passes = state["outcome"], state["failed_in"], state["passes"]
+        self._cdw10, self._cdw11 = state["cdw10"], state["cdw11"]
+        if self.busy:
+            for namespace in self._subsystem.namespaces.values():
+                namespace.hold(Hold.SANITIZE)
+        if self.running:
+            self._subsystem.at(0, self._finish)
 
     # -- the log --------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from nvme_emu.controller.capacity import Capacity
 from nvme_emu.controller.firmware import Firmware
 from nvme_emu.controller.holds import Hold
+from nvme_emu.controller.lasting import KeepsState, restore, snapshot
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.persistent_events import PersistentEvents
 from nvme_emu.controller.sanitize import Sanitizer
@@ -82,12 +83,49 @@ class NvmSubsystem:
         self.firmware = Firmware(self)
         self.sanitizer = Sanitizer(self)
         self.persistent_events = PersistentEvents(self)
+        self.saved_counters: dict[str, int] = {}
+        """What SMART had counted when the power went; the first controller takes it over."""
+        self._store: KeepsState | None = None
+        self._stored = b""
+        self._load()
+
+    def _load(self) -> None:
+        """Be what the medium remembers, if it is one that does and all of the subsystem. Raises MediaError."""
+        if len(self.namespaces) != 1:
+            return
+        (namespace,) = self.namespaces.values()
+        media = namespace.media
+        if isinstance(media, KeepsState):
+            self._store = media
+            contents = media.load_state()
+            if contents is not None:
+                restore(self, media, contents)
+
+    def save(self) -> None:
+        """Have the medium remember how things are, if they have changed. A failure is one of the medium."""
+        if self._store is None:
+            return
+        contents = snapshot(self)
+        if contents == self._stored:
+            return
+        try:
+            self._store.store_state(contents)
+        except (OSError, ValueError):
+            for ctrl in self.controllers.values():
+                ctrl.counters.media_errors += 1
+            return
+        self._stored = contents
 
     # -- controllers ----------------------------------------------------------------------------------------
 
     def join(self, ctrl: Controller) -> None:
         """A controller is made: its active namespaces are filled in."""
         self.controllers[ctrl.config.cntlid] = ctrl
+        for name, value in self.saved_counters.items():
+            setattr(ctrl.counters, name, value)
+        if self.saved_counters:
+            ctrl.counters.power_cycles += 1
+            self.saved_counters = {}
         ctrl.namespaces.update(
             (nsid, namespace) for nsid, namespace in self.namespaces.items() if nsid in self.attached_by_default
         )

@@ -26,7 +26,15 @@ import numpy as np
 from nvme_emu.core.memory import ByteArray
 from nvme_emu.media.base import Buffer, Media, MediaError, Offsets
 from nvme_emu.media.ram import read_rows
-from nvme_emu.media.trailer import FOREIGN_PROBE_BYTES, TRAILER_BYTES, Trailer, TrailerError, foreign_format
+from nvme_emu.media.trailer import (
+    FOREIGN_PROBE_BYTES,
+    TRAILER_BYTES,
+    Trailer,
+    TrailerError,
+    build_state,
+    foreign_format,
+    newest_state,
+)
 
 __all__ = ["ImageMedia"]
 
@@ -59,6 +67,7 @@ class ImageMedia(Media):
         self.path = os.fspath(path)
         _check_sizes(nbytes, lba_size)
         self._failed_sync: OSError | None = None
+        self._state_sequence = 0
         self._fd = -1
         try:
             self._open(nbytes, create, lba_size)
@@ -215,6 +224,25 @@ class ImageMedia(Media):
                 "the medium has failed for good",
             )
         self._check_length()
+
+    def load_state(self) -> bytes | None:
+        """What the device remembered besides its data; None for a new image. Raises MediaError."""
+        block = bytearray(TRAILER_BYTES)
+        done = self._call(os.preadv, self._fd, [block], self.nbytes)
+        found = newest_state(bytes(block)) if done == TRAILER_BYTES else None
+        if found is None:
+            return None
+        self._state_sequence, contents = found
+        return contents
+
+    def store_state(self, contents: bytes) -> None:
+        """Remember it durably; what was remembered before stays until then. Raises MediaError, ValueError."""
+        offset, slot = build_state(self._state_sequence + 1, contents)
+        try:
+            self._put(self.nbytes + offset, slot, os.RWF_DSYNC)
+        except OSError as error:
+            raise self._error(error.errno or errno.EIO, f"writing the state failed: {error.strerror}") from error
+        self._state_sequence += 1
 
     def close(self) -> None:
         if self._fd < 0:

@@ -10,6 +10,17 @@ data follows one block of 4096 bytes (integers little-endian, the rest of the bl
         16     8  bytes of data in front of the trailer
         24    16  UUID of the image
         40     4  CRC-32 (zlib) of the 40 bytes in front of it
+        64  2016  first state slot
+      2080  2016  second state slot
+
+A state slot holds what the device remembers besides its data (namespaces, saved features, firmware …; the controller
+says what is in it). The two are written in turn, so that a write that is torn leaves the one before:
+
+         0     4  magic, "STAT"
+         4     4  sequence number; the valid slot with the higher one counts
+         8     4  bytes of contents
+        12     4  CRC-32 (zlib) of the 12 bytes in front of it and the contents
+        16  2000  contents (zlib), then zeroes
 """
 
 from __future__ import annotations
@@ -19,7 +30,16 @@ import uuid
 import zlib
 from typing import NamedTuple
 
-__all__ = ["TRAILER_BYTES", "Trailer", "TrailerError", "foreign_format"]
+__all__ = [
+    "SLOT_BYTES",
+    "STATE_BYTES_MAX",
+    "TRAILER_BYTES",
+    "Trailer",
+    "TrailerError",
+    "build_state",
+    "foreign_format",
+    "newest_state",
+]
 
 TRAILER_BYTES = 4096
 MAGIC = b"NVMEEMU\n"
@@ -27,6 +47,13 @@ VERSION = 1
 
 _FIELDS = struct.Struct("<8sIIQ16s")
 _CHECKSUM = struct.Struct("<I")
+
+SLOTS = (64, 2080)
+SLOT_BYTES = 2016
+STATE_BYTES_MAX = 2000
+"""Compressed bytes of state that a slot holds."""
+_STATE_MAGIC = b"STAT"
+_STATE = struct.Struct("<4sIII")
 
 # (offset, bytes there, name) of what people try to open by mistake.
 FOREIGN_FORMATS = (
@@ -78,6 +105,32 @@ class Trailer(NamedTuple):
         if version != VERSION:
             raise TrailerError(f"its trailer has version {version}, this program knows version {VERSION}")
         return cls(data_nbytes, lba_size, uuid.UUID(bytes=identifier))
+
+
+def build_state(sequence: int, contents: bytes) -> tuple[int, bytes]:
+    """(offset in the trailer, the slot) for contents. ValueError when they do not fit."""
+    packed = zlib.compress(contents, 9)
+    if len(packed) > STATE_BYTES_MAX:
+        raise ValueError(f"a state of {len(packed)} compressed bytes does not fit in {STATE_BYTES_MAX}")
+    head = struct.pack("<4sII", _STATE_MAGIC, sequence, len(packed))
+    slot = head + _CHECKSUM.pack(zlib.crc32(head + packed)) + packed
+    return SLOTS[sequence % len(SLOTS)], slot.ljust(SLOT_BYTES, b"\0")
+
+
+def newest_state(block: bytes) -> tuple[int, bytes] | None:
+    """(sequence, contents) of the newest good slot of a trailer; None when there is none."""
+    found: list[tuple[int, bytes]] = []
+    for offset in SLOTS:
+        magic, sequence, length, checksum = _STATE.unpack_from(block, offset)
+        packed = block[offset + _STATE.size : offset + _STATE.size + length]
+        head = block[offset : offset + _STATE.size - _CHECKSUM.size]
+        if magic != _STATE_MAGIC or length > STATE_BYTES_MAX or zlib.crc32(head + packed) != checksum:
+            continue
+        try:
+            found.append((sequence, zlib.decompress(packed)))
+        except zlib.error:
+            continue
+    return max(found, default=None)
 
 
 def foreign_format(head: bytes) -> str | None:

@@ -59,6 +59,11 @@ class NvmeHost:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
+    @property
+    def exact(self) -> bool:
+        """Whether time is virtual, so that what takes time has not ended before the next command."""
+        return self.machine.runtime.virtual
+
     def admin(
         self, opcode: int, nsid: int = 0, *, data: bytes | None = None, nbytes: int = 0, **cdws: int
     ) -> Answer:

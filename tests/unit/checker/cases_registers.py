@@ -84,7 +84,7 @@ def good_entry_size(h: CheckedHost) -> None:
 
 def bad_supported(h: CheckedHost) -> None:
     h.set_admin()
-    h.cc(ams=1)
+    h.cc(ams=7)
 
 
 def good_supported(h: CheckedHost) -> None:
