@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import kworker
 from nvme_emu.core.trace import TraceHub
-from nvme_emu.driver import DriverConfig, HostModel
+from nvme_emu.driver import DriverConfig, HostModel, RecoveryConfig
 from nvme_emu.driver.fabrics import FabricsDriver, FabricsHost
 from nvme_emu.machine import Machine
 from nvme_emu.observe.pcap import Capture
@@ -44,7 +44,9 @@ class RemoteConfig:
     """How to drive it: the options of `open` for a URL. ValueError where something is wrong.
 
     ``mode``, ``worker``, ``queues``, ``depth``, ``host`` as in MachineConfig; ``identity`` who we say we are;
-    ``tcp`` what we ask the target for; ``pcap`` a file for what goes over the connections (pcapng).
+    ``tcp`` what we ask the target for; ``pcap`` a file for what goes over the connections (pcapng). ``io_timeout``,
+    ``admin_timeout``, ``max_retries``, ``reconnect_delay`` and ``ctrl_loss_tmo`` (seconds; 0: never connect again) are
+    Linux's.
     """
 
     url: str
@@ -56,6 +58,11 @@ class RemoteConfig:
     identity: FabricsHost = field(default_factory=FabricsHost)
     tcp: InitiatorOptions = field(default_factory=InitiatorOptions)
     pcap: str | None = None
+    io_timeout: float = 30.0
+    admin_timeout: float = 60.0
+    max_retries: int = 5
+    reconnect_delay: float = 10.0
+    ctrl_loss_tmo: float = 600.0
 
     def __post_init__(self) -> None:
         parse_url(self.url)
@@ -67,8 +74,20 @@ class RemoteConfig:
 
     def driver_config(self) -> DriverConfig:
         """The part that the driver works by."""
+        recovery = RecoveryConfig(
+            io_timeout=self.io_timeout,
+            admin_timeout=self.admin_timeout,
+            max_retries=self.max_retries,
+            reconnect_delay=self.reconnect_delay,
+            ctrl_loss_tmo=self.ctrl_loss_tmo,
+        )
         return DriverConfig(
-            mode=self.mode, worker=self.worker, queues=self.queues, depth=self.depth, host=self.host
+            mode=self.mode,
+            worker=self.worker,
+            queues=self.queues,
+            depth=self.depth,
+            host=self.host,
+            recovery=recovery,
         )
 
 

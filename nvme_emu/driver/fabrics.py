@@ -7,6 +7,7 @@ identify, agree on the number of queues, connect each of them, scan. Above the q
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import platform
 import threading
@@ -22,6 +23,7 @@ from nvme_emu.driver.device import ALL_ONES_32, DriverConfig, NvmeDriver
 from nvme_emu.driver.fabrics_auth import authenticate
 from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
 from nvme_emu.driver.fabrics_path import FabricsPumpPath, FabricsSyncPath
+from nvme_emu.driver.fabrics_recovery import FabricsRecovery
 from nvme_emu.driver.pump import PerRequestPath
 from nvme_emu.driver.state import CtrlState
 from nvme_emu.spec.commands import join64
@@ -215,6 +217,9 @@ def connect(path: FabricsSyncPath, host: FabricsHost, nqn: str, cntlid: int, qid
 class FabricsDriver(NvmeDriver):
     """Drives the controller that `fabric` leads to."""
 
+    recovery_class = FabricsRecovery
+    recovery: FabricsRecovery
+
     def __init__(
         self, fabric: Fabric, runtime: Runtime, config: DriverConfig, trace: TraceHub, host: FabricsHost
     ) -> None:
@@ -224,18 +229,29 @@ class FabricsDriver(NvmeDriver):
         self.host = host
         self.cntlid = 0
 
-    def _enable(self) -> None:
+    def probe(self) -> None:
+        """See `NvmeDriver.probe`; keep alive begins with it."""
+        super().probe()
+        self.recovery.start_keep_alive()
+
+    def _open_channel(self) -> CapsuleChannel:
         try:
-            channel = self.fabric.open()
+            return self.fabric.open()
         except OSError as error:
             raise NvmeError(error.errno or errno.EIO, error.strerror or str(error)) from error
+
+    def _enable(self) -> None:
+        channel = self._open_channel()
         admin = FabricsAdminQueue(
             self._context, channel, self.recovery, self._event, self._stray, self._connection_lost
         )
-        self._admin = admin
+        self._admin = self._wire.admin = admin
+        self._enable_over(admin)
+
+    def _enable_over(self, admin: FabricsAdminQueue) -> None:
+        """Connect the admin queue and enable the controller."""
         self.cntlid = connect(admin.path, self.host, self.fabric.nqn, CNTLID_ANY, 0, ADMIN_DEPTH)
-        self._wire.admin = admin
-        self.fabric.watch(channel, admin.path.interrupt)
+        self.fabric.watch(admin.wires.channel, admin.path.interrupt)
         admin.wires.rearm = True
         self._cap = cap = CAP.unpack(admin.property_get(Reg.CAP, True))
         css = CC_CSS_IOCS if cap.css & CAP_CSS_IOCS else CC_CSS_NVM
@@ -245,26 +261,21 @@ class FabricsDriver(NvmeDriver):
         self._wait_csts(CSTS_RDY, CSTS_RDY, timeout_ms, "become ready after CC.EN=1")
 
     def _create_io_queues(self) -> None:
-        from nvme_emu.spec.features import NUMBER_OF_QUEUES, Fid
-
         config = self.config
-        wanted = NUMBER_OF_QUEUES.pack(nsq_z=config.queues - 1, ncq_z=config.queues - 1)
-        granted = NUMBER_OF_QUEUES.unpack(self.admin.set_features(Fid.NUMBER_OF_QUEUES, wanted))
-        count = min(config.queues, granted.nsq_z + 1, granted.ncq_z + 1)
+        count = self._agree_on_queues(config.queues)
         depth = min(config.depth, self._cap.mqes_z + 1)
         for qid in range(1, count + 1):
-            self.paths.append(self._connect_queue(qid, depth))
+            path = self._connect_queue(qid, depth)
+            self.paths.append(path)
+            self.recovery.watch(path)
 
     def _connect_queue(self, qid: int, depth: int) -> SubmitPath:
-        channel = self.fabric.open()
         context = self._context
-        pair = FabricsPair(context, channel, qid, depth, min(depth - 1, 4095), self._stray, self._connection_lost)
-        sync = FabricsSyncPath(pair, context, self.recovery)
-        connect(sync, self.host, self.fabric.nqn, self.cntlid, qid, depth)
-        capsule = int(self.identity.ioccsz) * CAPSULE_UNIT - SQE_BYTES
-        channel.in_capsule_bytes = max(0, min(capsule, IN_CAPSULE_MAX)) if not self.identity.icdoff else 0
+        tags = min(depth - 1, 4095)
+        pair = FabricsPair(context, self._open_channel(), qid, depth, tags, self._stray, self._connection_lost)
+        self._connect_pair(pair)
         if self.config.mode == "sync":
-            return sync
+            return FabricsSyncPath(pair, context, self.recovery)
         worker = self._start_worker(qid)
         path: SubmitPath
         if self.config.worker == "pump":
@@ -272,30 +283,80 @@ class FabricsDriver(NvmeDriver):
         else:
             pair.rearm = True
             path = PerRequestPath(as_pair(pair), context, self.recovery, worker)
-        self.fabric.watch(channel, path.interrupt)
+        self.fabric.watch(pair.channel, path.interrupt)
         return path
 
+    def _connect_pair(self, pair: FabricsPair) -> None:
+        """Connect an I/O queue over its channel."""
+        caller = FabricsSyncPath(pair, self._context, self.recovery)
+        connect(caller, self.host, self.fabric.nqn, self.cntlid, pair.qid, pair.depth)
+        capsule = int(self.identity.ioccsz) * CAPSULE_UNIT - SQE_BYTES
+        pair.channel.in_capsule_bytes = max(0, min(capsule, IN_CAPSULE_MAX)) if not self.identity.icdoff else 0
+
+    def disconnect(self) -> None:
+        """Close all connections; the controller is gone with them."""
+        for path in self.all_paths():
+            path.pair.close()
+
+    def bring_up_again(self) -> None:
+        """Connect all queues again. NvmeError where that fails; then there are no connections."""
+        admin = self._wire.admin
+        assert admin is not None
+        try:
+            admin.wires.rearm = False
+            admin.wires.reconnect(self._open_channel())
+            self._enable_over(admin)
+            self._identify()
+            if self._agree_on_queues(len(self.paths)) < len(self.paths):
+                raise NvmeError(errno.ENODEV, "fewer I/O queues than before")
+            for path in self.paths:
+                pair: Any = path.pair
+                rearm, pair.rearm = pair.rearm, False
+                pair.reconnect(self._open_channel())
+                self._connect_pair(pair)
+                pair.rearm = rearm
+                if self.config.mode != "sync":
+                    self.fabric.watch(pair.channel, path.interrupt)
+            self.events.enable()
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def disable(self) -> None:
+        """A connection that is closed takes its controller along (NVMe over Fabrics: the association ends)."""
+        self.disconnect()
+
+    def disable_for_good(self) -> None:
+        """See `disable`."""
+        self.disconnect()
+
+    def is_lost(self) -> bool:
+        """Whether the connections are gone."""
+        pairs: list[Any] = [path.pair for path in self.all_paths()]
+        return any(pair.lost is not None for pair in pairs)
+
     def _connection_lost(self, error: OSError) -> None:
-        """A queue's connection is gone: the controller is of no use any more. Its requests end by themselves."""
+        """A queue's connection is gone; runs where somebody found out, with locks held."""
         self.lost = error
-        if self.state is CtrlState.LIVE:
-            self._machine.change(CtrlState.DELETING)
-            self._machine.change(CtrlState.DEAD)
+        self.recovery.connection_lost(error)
 
     lost: OSError | None = None
-    """Why the connection ended, if it did."""
+    """Why the connection ended the last time, if it did."""
 
     def shutdown(self) -> None:
         """End what is outstanding, shut the controller down normally (CC.SHN=01b), and disconnect."""
         self._check_not_a_worker()
-        if self.state is CtrlState.LIVE:
-            self.offered = []
-            self.drain()
-            self._machine.change(CtrlState.DELETING)
-            cc = self._wire.read32(Reg.CC)
-            self._wire.write32(Reg.CC, CC.replace(cc, shn=CC_SHN_NORMAL))
-            self._wait_csts(CSTS.mask("shst"), CSTS.pack(shst=CSTS_SHST_COMPLETE), SHUTDOWN_MS, "shut down")
-            self._machine.change(CtrlState.DEAD)
+        self.recovery.give_up()
+        self.recovery.flush()
+        self.close_paths()
+        self.recovery.unwatch()
+        if self.change_state(CtrlState.DELETING):
+            with contextlib.suppress(NvmeError):
+                # Who is not there any more does not need to be shut down.
+                cc = self._wire.read32(Reg.CC)
+                self._wire.write32(Reg.CC, CC.replace(cc, shn=CC_SHN_NORMAL))
+                self._wait_csts(CSTS.mask("shst"), CSTS.pack(shst=CSTS_SHST_COMPLETE), SHUTDOWN_MS, "shut down")
+            self.change_state(CtrlState.DEAD)
         self._wire.admin = None
         self._stop_workers()
         self.paths = self.offered = []

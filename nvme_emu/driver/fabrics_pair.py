@@ -61,6 +61,8 @@ class FabricsPair:
         self.sqhd = 0  # unknown: without flow control nobody tells
         self.rearm = False
         self._armed = False
+        self.watched = True
+        self.watch: Callable[[], None] = lambda: None
         self.lost: OSError | None = None
         self.wide: dict[int, int] = {}
         """Dwords 0 and 1 of completions where dword 1 is not 0, by the request's serial number."""
@@ -171,6 +173,8 @@ class FabricsPair:
                 self.channel.flush()
             except OSError as error:
                 self._lose(error)
+        if not self.watched:
+            self.watch()
         if self.rearm and not self._armed:
             self._armed = True
             self.channel.rearm()
@@ -256,6 +260,12 @@ class FabricsPair:
     def collect(self) -> list[Request]:
         """What came before the connection went is taken already."""
         return []
+
+    def reconnect(self, channel: CapsuleChannel) -> None:
+        """Go on over another connection."""
+        self.channel = channel
+        self.lost = None
+        self.start_over()
 
     def start_over(self) -> None:
         """There are no rings."""

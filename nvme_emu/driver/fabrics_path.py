@@ -17,7 +17,8 @@ import kworker
 from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
 from nvme_emu.driver.pump import PumpPath
-from nvme_emu.driver.submit import LOOK_AGAIN_NS, SubmitPath
+from nvme_emu.driver.reset import HOST_ABORTED
+from nvme_emu.driver.submit import CLOSED, DEAD, LOOK_AGAIN_NS, OPEN, CallerPath
 
 if TYPE_CHECKING:
     from kworker import KthreadWorker
@@ -33,7 +34,7 @@ PUMP_LOOK_NS = 100_000
 """How long the pump looks for an answer before it sleeps: most come sooner, and a wake-up costs as much."""
 
 
-class FabricsSyncPath(SubmitPath):
+class FabricsSyncPath(CallerPath):
     """Submission and completion in the caller."""
 
     def __init__(self, pair: FabricsPair, context: QueueContext, recovery: Recovery) -> None:
@@ -44,21 +45,30 @@ class FabricsSyncPath(SubmitPath):
         self._followers: deque[kworker.Completion] = deque()
 
     def submit(self, rq: Request) -> None:
-        self._start(rq)
+        rq._path = self
+        self._trace_queue(rq)
+        self._issue(rq)
         self._await(rq)
+        if rq._status:
+            self._try_again(rq)
         if rq._callbacks:
             rq.run_callbacks()
 
-    def _start(self, rq: Request) -> None:
-        rq._path = self
-        self._trace_queue(rq)
+    def _shut_out(self) -> bool:
+        """Whether the caller has to wait at the gate. Who connects again passes."""
+        return self.gate != OPEN and (self.gate == DEAD or self.recovery.connecting is not self.runtime.current())
+
+    def _issue(self, rq: Request) -> None:
         pair = self.wires
         while True:
             with self.ring_lock:
-                if pair.tags.free:
+                if pair.tags.free and not (self.gate and self._shut_out()):
                     pair.prepare(rq)
                     pair.commit()
                     return
+            if self.gate == DEAD:
+                self._refuse(rq)
+                return
             self._look_once()
 
     def submit_many(self, requests: Sequence[Request]) -> None:
@@ -67,17 +77,21 @@ class FabricsSyncPath(SubmitPath):
             rq._path = self
             self._trace_queue(rq)
         start = 0
-        while start < len(requests):
+        while start < len(requests) and self.gate != DEAD:
             with self.ring_lock:
-                taken = min(len(pair.tags.free), len(requests) - start)
+                taken = 0 if self.gate else min(len(pair.tags.free), len(requests) - start)
                 for rq in requests[start : start + taken]:
                     pair.prepare(rq)
                 pair.commit()
             start += taken
             if start < len(requests):
                 self._look_once()
+        for rq in requests[start:]:
+            self._refuse(rq)
         for rq in requests:
             self._await(rq)
+            if rq._status:
+                self._try_again(rq)
             if rq._callbacks:
                 rq.run_callbacks()
 
@@ -87,12 +101,17 @@ class FabricsSyncPath(SubmitPath):
         pair = self.wires
         while True:
             with self.ring_lock:
-                complete = pair.prepare_batch(batch)
+                complete = self.gate == OPEN and pair.prepare_batch(batch)
                 pair.commit()
-            if complete:
+                over = self.gate == DEAD and not complete and pair.abandon(batch, HOST_ABORTED)
+            if over:
+                batch.mark_done()
+            if complete or self.gate == DEAD:
                 break
             self._look_once()
         self._await(batch)
+        if batch._status:
+            self._try_batch_again(batch)
 
     def wait(self, rq: Request, timeout_s: float | None) -> None:
         """See `SubmitPath.wait`; a waiting caller reads."""
@@ -110,9 +129,11 @@ class FabricsSyncPath(SubmitPath):
         reading = self._reading
         started_ns = 0
         while not rq.done:
-            if reading.acquire(False):
+            if self.gate and self._shut_out():
+                self._follow(rq)
+            elif reading.acquire(False):
                 try:
-                    while not rq.done:
+                    while not rq.done and not (self.gate and self._shut_out()):
                         if not self._read(LOOK_NS) and not rq.done:
                             now_ns = self.runtime.now_ns
                             started_ns = started_ns or now_ns
@@ -140,7 +161,7 @@ class FabricsSyncPath(SubmitPath):
         follower = kworker.Completion(runtime=self.runtime, name=rq.describe())
         self._followers.append(follower)
         # The reader looks at this list after it has let go: one of the two sees the other.
-        if not rq.done and self._reading.locked():
+        if not rq.done and (self._reading.locked() or self.gate):
             follower.wait(LOOK_NS)
         with contextlib.suppress(ValueError):
             self._followers.remove(follower)
@@ -155,7 +176,7 @@ class FabricsSyncPath(SubmitPath):
 
     def _look_once(self) -> None:
         """Wait for anything to end: there is no tag, or not for ever."""
-        if self._reading.acquire(False):
+        if not (self.gate and self._shut_out()) and self._reading.acquire(False):
             try:
                 self._read(LOOK_NS)
             finally:
@@ -164,14 +185,14 @@ class FabricsSyncPath(SubmitPath):
         else:
             follower = kworker.Completion(runtime=self.runtime, name=f"queue {self.pair.qid}")
             self._followers.append(follower)
-            if self._reading.locked():
+            if self._reading.locked() or self.gate == CLOSED:
                 follower.wait(LOOK_NS)
             with contextlib.suppress(ValueError):
                 self._followers.remove(follower)
 
     def interrupt(self) -> None:
         """The watcher: something came while nobody was known to read."""
-        if self._reading.acquire(False):
+        if self.gate == OPEN and self._reading.acquire(False):
             try:
                 self._read(0)
             finally:
@@ -226,11 +247,15 @@ class FabricsPumpPath(PumpPath):
 
     def _linger(self) -> bool:
         pair = self.wires
-        if not pair.outstanding:
+        if not pair.outstanding or self.gate:
             return False
-        done = pair.reap(PUMP_LOOK_NS)
+        self._touching = True
+        try:
+            done = [] if self.gate else pair.reap(PUMP_LOOK_NS)
+        finally:
+            self._touching = False
         for rq in done:
             self._end(rq)
-        if not done and pair.outstanding:
+        if not done and pair.outstanding and not self.gate:
             pair.channel.rearm()
         return bool(done)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nvme_emu.driver.queue_pair import QueueContext, QueuePair
     from nvme_emu.driver.recovery import Recovery
 
-__all__ = ["CLOSED", "DEAD", "LOOK_AGAIN_NS", "OPEN", "SubmitPath", "SyncPath"]
+__all__ = ["CLOSED", "DEAD", "LOOK_AGAIN_NS", "OPEN", "CallerPath", "SubmitPath", "SyncPath"]
 
 OPEN, CLOSED, DEAD = range(3)
 """A path's gate: closed while the controller is reset, dead when it will not come back."""
@@ -229,7 +229,50 @@ class SubmitPath(ABC):
             emit(NvmeQueueRq(self.runtime.now_ns, rq.serial, rq.opcode, rq.slba, rq.nlb, self._task_name()))
 
 
-class SyncPath(SubmitPath):
+class CallerPath(SubmitPath):
+    """What the paths have in common whose callers wait for their requests: who waits sends again."""
+
+    @abstractmethod
+    def _issue(self, rq: Request) -> None:
+        """Put one request onto the ring, or refuse it at a dead gate; waits for a tag and for the gate."""
+
+    @abstractmethod
+    def _await(self, rq: Request) -> None:
+        """Wait until the request has ended."""
+
+    def _refuse(self, rq: Request) -> None:
+        """The controller will not come back."""
+        rq._status = HOST_ABORTED
+        rq.done = True
+
+    def _try_again(self, rq: Request, retries: int = 0) -> None:
+        """A request has failed, and only the caller knows of it: send it again as often as the rules allow."""
+        while rq._status:
+            delay_ns = self.recovery.retry_delay(rq, retries)
+            if delay_ns is None:
+                return
+            retries += 1
+            if delay_ns:
+                self.runtime.sleep_ns(delay_ns)
+            rq.done = False
+            rq._status = 0
+            self._issue(rq)
+            self._await(rq)
+
+    def _try_batch_again(self, batch: BatchRequest) -> None:
+        """Commands of a batch have failed: those that may be sent again go one by one."""
+        parts, delay_ns = self._parts_to_retry(batch)
+        if delay_ns:
+            self.runtime.sleep_ns(delay_ns)
+        for part in parts:
+            part._path = self
+            self._issue(part)
+            self._await(part)
+            self._try_again(part, 1)
+            part.run_callbacks()
+
+
+class SyncPath(CallerPath):
     """Submission in the caller, completion by interrupt; several callers may share the pair.
 
     The submission lock covers taking a tag up to the doorbell, so that the tail never goes backwards. The
@@ -362,37 +405,6 @@ class SyncPath(SubmitPath):
                 self._refuse(rq)
                 return
             self._wait_for_tag()
-
-    def _refuse(self, rq: Request) -> None:
-        """The controller will not come back."""
-        rq._status = HOST_ABORTED
-        rq.done = True
-
-    def _try_again(self, rq: Request, retries: int = 0) -> None:
-        """A request has failed, and only the caller knows of it: send it again as often as the rules allow."""
-        while rq._status:
-            delay_ns = self.recovery.retry_delay(rq, retries)
-            if delay_ns is None:
-                return
-            retries += 1
-            if delay_ns:
-                self.runtime.sleep_ns(delay_ns)
-            rq.done = False
-            rq._status = 0
-            self._issue(rq)
-            self._await(rq)
-
-    def _try_batch_again(self, batch: BatchRequest) -> None:
-        """Commands of a batch have failed: those that may be sent again go one by one."""
-        parts, delay_ns = self._parts_to_retry(batch)
-        if delay_ns:
-            self.runtime.sleep_ns(delay_ns)
-        for part in parts:
-            part._path = self
-            self._issue(part)
-            self._await(part)
-            self._try_again(part, 1)
-            part.run_callbacks()
 
     def _wait_for_tag(self) -> None:
         waiter = kworker.Completion(runtime=self.runtime, name=f"a free tag of queue {self.pair.qid}")

@@ -95,7 +95,7 @@ def test_connection_is_lost_instead_of_an_answer() -> None:
 def test_our_host_reports_the_lost_command_and_hangs_nowhere(serve: Callable[..., Served], how: str) -> None:
     served = serve(faulty(how, 8 << 20))
     tcp = InitiatorOptions(header_digest=True, data_digest=True)
-    with nvme_emu.open(served.url, tcp=tcp) as ssd:
+    with nvme_emu.open(served.url, tcp=tcp, ctrl_loss_tmo=0) as ssd:
         ssd.namespaces[1].write(0, b"\x11" * 512)
         assert bytes(ssd.namespaces[1].read(0, 1)) == b"\x11" * 512
         with pytest.raises(NvmeError) as caught:
@@ -103,3 +103,17 @@ def test_our_host_reports_the_lost_command_and_hangs_nowhere(serve: Callable[...
     assert caught.value.errno in (errno.ENOLINK, errno.EIO)
     with nvme_emu.open(served.url, tcp=tcp) as ssd:
         assert bytes(ssd.namespaces[1].read(0, 1)) == b"\x11" * 512
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("how", ["header_digest", "data_digest", "pdu_cut", "disconnect"])
+def test_our_host_connects_again_and_sends_again(serve: Callable[..., Served], how: str, mode: str) -> None:
+    served = serve(faulty(how, 8 << 20))
+    tcp = InitiatorOptions(header_digest=True, data_digest=True)
+    with nvme_emu.open(served.url, tcp=tcp, mode=mode) as ssd:
+        ssd.namespaces[1].write(0, b"\x11" * 512)
+        for _ in range(4):
+            assert bytes(ssd.namespaces[1].read(0, 1)) == b"\x11" * 512
+        ssd.driver.recovery.flush()
+        assert ssd.driver.recovery.counters.resets >= 1
+        assert ssd.driver.state.value == "live"
