@@ -107,6 +107,7 @@ class Options:
     trace: str | None
     web: str | None = None
     quiet: bool = False
+    check: bool = False
 
 
 @click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,6 +136,7 @@ class Options:
 @click.option("--profile", metavar="NAME|FILE.toml", help="The device; tlc unless the job file names one.")
 @click.option("--seed", type=click.IntRange(0, (1 << 63) - 1), default=0, help="Seed of device, scheduler and jobs.")
 @click.option("--faults", metavar="FILE", help="Rules that say when the device goes wrong (docs/faults.md).")
+@click.option("--check", is_flag=True, help="Have a checker watch the driver: view 9 (docs/checker.md).")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
 @click.option(
     "--web",
@@ -275,6 +277,7 @@ def _command_line(options: Options) -> list[str]:
         "--faults": options.faults,
     }
     typed = [f"{name}={value}" for name, value in given.items() if value is not None]
+    typed += ["--check"] if options.check else []
     typed += [f"--set={override}" for override in options.overrides]
     return typed + (["--", options.job_file] if options.job_file is not None else [])
 
@@ -354,6 +357,8 @@ class Workload:
             chosen["profile"] = options.profile
         if options.faults is not None:
             chosen["faults"] = options.faults
+        if options.check:
+            chosen["check"] = "warn"
         return nvme_emu.open(
             size=plan.size,
             mode=plan.mode,

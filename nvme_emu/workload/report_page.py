@@ -32,6 +32,11 @@ figure svg text { font-family: inherit }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: .5rem 0; font-size: .9rem }
 .legend i { display: inline-block; width: 1.1em; height: .7em; border-radius: 2px; margin-right: .35em }
 .scroll { overflow-x: auto; border: 1px solid var(--grid); border-radius: .6rem; background: var(--card) }
+@media (max-width: 40rem) {
+  .scroll { background: linear-gradient(to left, var(--grid), var(--card) 1.2rem) }
+  table { font-size: .82rem } th, td { padding: .28rem .4rem }
+  th.l:first-child, td.l:first-child { position: sticky; left: 0; background: var(--card) }
+}
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums }
 th, td { padding: .28rem .6rem; text-align: right; white-space: nowrap }
 th { color: var(--faint); font-weight: 600; border-bottom: 1px solid var(--grid); text-align: right }

@@ -11,7 +11,8 @@ from typing import Any
 from nvme_emu.observe.rpc_client import RpcClient, RpcError
 from nvme_emu.observe.state import MachineState, from_json
 from nvme_emu.observe.tui.faults import fault_states
-from nvme_emu.observe.tui.frame import CostState, FaultState, Frame, PlayState, from_machine
+from nvme_emu.observe.tui.findings import states_of
+from nvme_emu.observe.tui.frame import CostState, FaultState, FindingState, Frame, PlayState, from_machine
 from nvme_emu.observe.tui.history import History, MediaMaps
 from nvme_emu.observe.tui.live import INTERVAL_S
 from nvme_emu.observe.tui.replay import Recording
@@ -42,7 +43,7 @@ class AttachedSource(Source):
         self._history, self._maps = History(), MediaMaps()
         self._events: deque[Any] = deque(maxlen=EVENTS_KEPT)
         self._seen = self._dropped = 0
-        self._due_s = self._faults_due_s = 0.0
+        self._due_s = self._faults_due_s = self._findings_due_s = 0.0
         self._faults: tuple[FaultState, ...] | None = None
         self._still: Frame | None = None
         self._past: Recording | None = None
@@ -53,6 +54,8 @@ class AttachedSource(Source):
         self._started = not info["recording"]
         methods = {method["name"] for method in self._client.call("rpc.discover")["methods"]}
         self._has_faults = "faults.list" in methods
+        self._has_checker = "checker.summary" in methods
+        self._findings: tuple[FindingState, ...] | None = None
         self.barred = {"step": _REMOTE, "slow": _REMOTE}
         if self._virtual or not self._has_faults:
             self.barred["faults"] = "a simulation can be looked at, not changed, from another process"
@@ -93,6 +96,9 @@ class AttachedSource(Source):
         if self._has_faults and now_s >= self._faults_due_s:
             self._faults_due_s = now_s + FAULTS_EVERY_S
             self._faults = fault_states(self._client.call("faults.list"))
+        if self._has_checker and now_s >= self._findings_due_s:
+            self._findings_due_s = now_s + FAULTS_EVERY_S
+            self._findings = states_of(self._client.call("checker.summary"))
         shown = list(self._events)[len(self._events) - min(self.events, len(self._events)) :]
         first = self._seen - len(shown) + 1
         frame = from_machine(state, title=self._title, play=PlayState(mode="running", barred=dict(self.barred)))
@@ -104,6 +110,7 @@ class AttachedSource(Source):
             maps=self._maps.states(),
             events=tuple(event_state(first + at, event) for at, event in enumerate(shown)),
             faults=self._faults,
+            findings=self._findings,
             cost=CostState(sampled=self._seen / total if total else 1.0),
         )
 

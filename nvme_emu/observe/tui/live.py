@@ -17,6 +17,7 @@ from nvme_emu.observe import snapshot
 from nvme_emu.observe.recorder import Recorder
 from nvme_emu.observe.state import MachineState
 from nvme_emu.observe.tui.faults import fault_states
+from nvme_emu.observe.tui.findings import found_by
 from nvme_emu.observe.tui.frame import CostState, FaultState, FindingState, Frame, PlayState, from_machine
 from nvme_emu.observe.tui.gate import SPEEDS, Gate
 from nvme_emu.observe.tui.history import History, MediaMaps
@@ -73,6 +74,8 @@ class LiveSource(Source):
         self._ended = ended
         self._note = note
         self._findings = findings
+        if findings is None and watched.checker is not None:
+            self._findings = found_by(watched.checker)
         self._monotonic_s = monotonic_s
         self._exact = exact
         if exact:
