@@ -216,6 +216,8 @@ def main(arguments: list[str]) -> int:
         os.dup2(output.fileno(), 2)
         guest = _Guest(answers, only_list)
         options = ["-q", "-x", "-p", "no:cacheprovider", "--capture=no", "--nvme-runs=1"]
+        # This module is part of the plugin's package, and here before pytest: nothing to warn of.
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         if importlib.util.find_spec("xdist") is not None:
             options.append("-n0")
         if os.environ.get("PYTEST_DISABLE_PLUGIN_AUTOLOAD"):
