@@ -273,14 +273,13 @@ class Machine:
         # Last of all: what the shutdown has done is judged too.
         undo.callback(self._judge, checker)
         if level == "error":
-            runtime = self.runtime
-
-            def may_raise() -> bool:
-                # In a worker or an interrupt handler nobody would see it: `close` tells.
-                return runtime.current() not in [worker.task for worker in self.driver.workers] + [None]
-
-            checker.raise_from(self.port, may_raise)
+            checker.raise_from(self.port, self._caller)
         return checker
+
+    def _caller(self) -> object | None:
+        """The calling task; None for a worker or an interrupt, whose exceptions nobody would see."""
+        task = self.runtime.current()
+        return None if task is None or task.comm.startswith("nvme") else task
 
     def _judge(self, checker: Checker) -> None:
         """The driver is done: tell what it has done wrong."""

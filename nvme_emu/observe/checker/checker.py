@@ -334,18 +334,29 @@ class Checker:
         if new:
             raise CheckError(new)
 
-    def raise_from(self, port: DevicePort, may_raise: Callable[[], bool]) -> None:
+    def raise_from(self, port: DevicePort, caller: Callable[[], object | None]) -> None:
         """Let the port's calls that reach the device raise CheckError for what they did wrong.
 
-        Only where `may_raise()` allows it: an exception in a worker or an interrupt handler would be nobody's.
+        `caller()` gives who calls, or None where an exception would be nobody's: in a worker, in an interrupt. Only
+        the outermost call raises: an interrupt handler that runs inside it has to come to its end.
         """
+        calling: set[int] = set()
         for name in ("write32", "write64", "read32", "read64", "ring_sq", "ring_sq_polled", "ring_cq"):
-            vars(port)[name] = self._raising(getattr(port, name), may_raise)
+            vars(port)[name] = self._raising(getattr(port, name), caller, calling)
 
-    def _raising(self, call: Callable[..., Any], may_raise: Callable[[], bool]) -> Callable[..., Any]:
+    def _raising(
+        self, call: Callable[..., Any], caller: Callable[[], object | None], calling: set[int]
+    ) -> Callable[..., Any]:
         def checked(*args: Any) -> Any:
-            result = call(*args)
-            if self._raised != len(self._findings) and may_raise():
+            who = caller()
+            if who is None or id(who) in calling:
+                return call(*args)
+            calling.add(id(who))
+            try:
+                result = call(*args)
+            finally:
+                calling.discard(id(who))
+            if self._raised != len(self._findings):
                 self.raise_new()
             return result
 

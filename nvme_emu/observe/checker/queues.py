@@ -231,6 +231,11 @@ class Queues:
     def posted(self, event: PostCqe) -> None:
         """The controller wrote a completion."""
         model = self.sq(event.sqid)
+        if model is None or event.cid not in model.live:
+            # A device with a fault names another queue: hosts go by the identifier, as this queue's ends here.
+            for other in self.sqs.values():
+                if other.sq.cq.qid == event.cqid:
+                    other.live.pop(event.cid, None)
         if model is not None:
             model.live.pop(event.cid, None)
             model.known_head = event.sqhd % model.sq.size
