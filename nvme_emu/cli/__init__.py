@@ -6,6 +6,7 @@ Exit codes, everywhere: 0 done; 1 the workload or check found errors; 2 bad usag
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> Any:
     """The entry point. Exits the process with one of the documented codes."""
+    _write_what_the_terminal_can()
     try:
         code = cli.main(
             args=None if args is None else list(args), prog_name="nvme-emu", standalone_mode=False
@@ -112,6 +114,13 @@ def main(args: Sequence[str] | None = None) -> Any:
         complain(error)
         sys.exit(EXIT_USAGE)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _write_what_the_terminal_can() -> None:
+    """In a locale without our characters, question marks take their place: a command does not fail for them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() not in ("utf-8", "utf8"):
+            stream.reconfigure(errors="replace")
 
 
 def _drop_output() -> None:
