@@ -45,8 +45,9 @@ class ControllerConfig:
     """
 
     # Who it is (Identify Controller; PCI configuration space)
-    vid: int = 0x1D0F
-    ssvid: int = 0x1D0F
+    # 1234h is assigned to nobody; emulators without an identity of their own use it.
+    vid: int = 0x1234
+    ssvid: int = 0x1234
     device_id: int = 0x4E56
     sn: str = "NVMEEMU0001"
     mn: str = "nvme-emu"

@@ -289,7 +289,7 @@ class NvmeDriver:
         if config.mode == "mixed":
             kinds = ["async", "sync"] * config.queues
         count = self._agree_on_queues(len(kinds))
-        depth = min(config.depth, self._cap.mqes_z + 1)
+        depth = self._queue_depth()
         for qid in range(1, count + 1):
             pair = QueuePair(self._context, qid, depth, min(depth - 1, 4095), self._stray)
             path = self._make_path(pair, kinds[qid - 1])
@@ -318,6 +318,12 @@ class NvmeDriver:
         cdw11 = NUMBER_OF_QUEUES.pack(nsq_z=last, ncq_z=last)
         granted = NUMBER_OF_QUEUES.unpack(self.admin.set_features(Fid.NUMBER_OF_QUEUES, cdw11))
         return int(min(wanted, granted.nsq_z + 1, granted.ncq_z + 1))
+
+    def _queue_depth(self) -> int:
+        """Entries of an I/O queue: as configured, and no more than the controller can."""
+        if not self._cap.mqes_z:
+            raise NvmeError(errno.ENODEV, "CAP.MQES is 0: no queue has room for a command, the least is 1h")
+        return int(min(self.config.depth, self._cap.mqes_z + 1))
 
     def _make_path(self, pair: QueuePair, kind: str) -> SubmitPath:
         config, context = self.config, self._context

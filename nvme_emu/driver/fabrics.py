@@ -263,7 +263,7 @@ class FabricsDriver(NvmeDriver):
     def _create_io_queues(self) -> None:
         config = self.config
         count = self._agree_on_queues(config.queues)
-        depth = min(config.depth, self._cap.mqes_z + 1)
+        depth = self._queue_depth()
         for qid in range(1, count + 1):
             path = self._connect_queue(qid, depth)
             self.paths.append(path)

@@ -220,7 +220,7 @@ def _row(
         run_ns += stats.runtime_ns
     ios = lat.n
     # From the first caller's start to the last one's end: with more callers than CPUs they do not begin together.
-    elapsed_ns = max(job._epoch + job.stats.runtime_ns for job in jobs) - min(job._epoch for job in jobs)
+    elapsed_ns = max(job.begun_ns + job.stats.runtime_ns for job in jobs) - min(job.begun_ns for job in jobs)
     host = config.host
     stages = sums.means(
         latency_ns=lat.mean,

@@ -106,7 +106,7 @@ class Job:
         self._deadline = FOREVER
         self._ramp_end = 0
         self._event = 0
-        self._epoch = 0
+        self.begun_ns = 0
 
     # --- life ---
 
@@ -153,7 +153,7 @@ class Job:
 
     def _begin(self) -> None:
         plan, now = self.plan, self._now()
-        self._epoch = self._window_start = self._pace_start = now
+        self.begun_ns = self._window_start = self._pace_start = now
         self._ramp_end = now + plan.ramp_ns
         if plan.runtime_ns:
             self._deadline = now + plan.ramp_ns + plan.runtime_ns
@@ -165,12 +165,12 @@ class Job:
         nbytes = FOREVER if time_based or not plan.io_bytes else plan.io_bytes
         before = [direction.ios for direction in self.stats.directions]
         # The first loop begins with the job: runtime=2s must not be told as 1999 ms for what came in between.
-        begun = self._now() if any(before) else self._epoch
-        self._loop_start = max(begun, self._epoch)
+        begun = self._now() if any(before) else self.begun_ns
+        self._loop_start = max(begun, self.begun_ns)
         try:
             self._transfer(stream, nbytes, plan.number_ios or FOREVER, check=self.verifier is not None)
         finally:
-            self._end_phase(max(begun, self._epoch), before)
+            self._end_phase(max(begun, self.begun_ns), before)
 
     def _read_back(self, log: WriteLog) -> None:
         """The verify phase: read back and check what this loop wrote, whatever the runtime says."""
@@ -182,7 +182,7 @@ class Job:
         finally:
             self._deadline = deadline
             self._schedule_event(self._now())
-            self._end_phase(max(begun, self._epoch), before)
+            self._end_phase(max(begun, self.begun_ns), before)
 
     def _transfer(self, batches: Iterable[list[Operation]], nbytes: int, ios: int, *, check: bool) -> None:
         """Do I/Os from `batches` until they end, the limits are reached, time is over or something fails."""
@@ -207,7 +207,7 @@ class Job:
         if self.ramping and now >= self._ramp_end:
             self.ramping = False
             self.stats.clear()
-            self._epoch = self._window_start = now
+            self.begun_ns = self._window_start = now
             self._window = [(0, 0)] * 3
         if now - self._window_start >= self.plan.sample_ns:
             self._sample(now)
@@ -239,7 +239,7 @@ class Job:
             self._tick(now)
         for number, (direction, ios) in enumerate(zip(self.stats.directions, before, strict=True)):
             if direction.ios != ios:
-                direction.runtime_ns += max(1, now - max(begun, self._epoch))
+                direction.runtime_ns += max(1, now - max(begun, self.begun_ns))
             # A run shorter than a window still shows one sample.
             if direction.ios and not direction.bw_kib.values and now > self._window_start:
                 self._sample(now)
@@ -249,7 +249,7 @@ class Job:
 
     def _account(self, usage: _ThreadUsage) -> None:
         stats, task = self.stats, self.task
-        stats.runtime_ns = self._now() - self._epoch
+        stats.runtime_ns = self._now() - self.begun_ns
         user, system, stats.major_faults, stats.minor_faults = usage.since()
         if task is not None:
             stats.cpu_ns, stats.blocked_ns, stats.context_switches = task.cpu_ns, task.blocked_ns, task.nvcsw
