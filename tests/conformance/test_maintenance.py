@@ -352,3 +352,18 @@ def test_sanitize_config_is_kept(host: NvmeHost) -> None:
     assert host.set_feature(Fid.SANITIZE_CONFIG, 1).status == 0
 
     assert host.feature(Fid.SANITIZE_CONFIG).dw0 == 1
+
+
+@pytest.mark.parametrize("transport", ["inproc", "inproc-pure", "inproc-virtual", "inproc-tlc"])
+def test_operation_ends_and_tells_though_nobody_asks(transport: str) -> None:
+    with connected(transport) as host:
+        events: list[object] = []
+        assert host.admin(AdminOpcode.SANITIZE, cdw10=SanitizeAction.BLOCK_ERASE).status == 0
+        host.machine.trace.add_sink(events.append)
+
+        sanitizer = host.machine.controller.subsystem.sanitizer
+        host.until(lambda: not sanitizer.busy)
+
+        host.machine.trace.remove_sink(events.append)
+        assert any(getattr(event, "log_page", None) == Lid.SANITIZE_STATUS for event in events)
+        assert host.io(READ, nbytes=512).status == 0
