@@ -25,6 +25,7 @@ from bench.ours import (
     lazily,
 )
 from bench.processes import process_rows
+from kworker import RandomWalk, Scheduler
 from nvme_emu import Machine
 from nvme_emu._core import COMPILED
 
@@ -160,8 +161,15 @@ def _sequential_rows(stage: Stage) -> list[Row]:
     return rows
 
 
+def _endless_walk() -> Scheduler:
+    """What "random" is, without the end after a million choices: that is some seconds of the row."""
+    walk = RandomWalk()
+    walk.steps_max = 1 << 60
+    return walk
+
+
 def _virtual_rows(stage: Stage) -> list[Row]:
-    def reads(scheduler: str | None) -> Work:
+    def reads(scheduler: Scheduler | None) -> Work:
         machine = stage.machine(mode="async", clock="virtual", profile="tlc", scheduler=scheduler)
         return Resubmitted(machine, stage.medium, stage.places, depth=32, count=1024)
 
@@ -178,7 +186,7 @@ def _virtual_rows(stage: Stage) -> list[Row]:
             group,
             "virtual_qd32_explore",
             "tlc, async QD32, exploring (scheduler random)",
-            lambda: reads("random"),
+            lambda: reads(_endless_walk()),
             targets=(Target(ratio=25_000.0),),
         ),
     ]
