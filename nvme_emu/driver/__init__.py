@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nvme_emu.driver.device import DriverConfig, NvmeDriver
+from nvme_emu.driver.config import DriverConfig
+from nvme_emu.driver.device import NvmeDriver
 from nvme_emu.driver.errno_table import errno_of
 from nvme_emu.driver.host_model import HostModel
 from nvme_emu.driver.namespace import Namespace

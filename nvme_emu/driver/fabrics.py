@@ -19,7 +19,8 @@ from nvme_emu.core.dhchap import Secret
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.driver.admin import ADMIN_DEPTH, ADMIN_TAGS, AdminQueue
-from nvme_emu.driver.device import ALL_ONES_32, DriverConfig, NvmeDriver
+from nvme_emu.driver.config import DriverConfig
+from nvme_emu.driver.device import ALL_ONES_32, NvmeDriver
 from nvme_emu.driver.fabrics_auth import authenticate
 from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
 from nvme_emu.driver.fabrics_path import FabricsPumpPath, FabricsSyncPath

@@ -12,7 +12,7 @@ import kworker
 from nvme_emu.controller.profiles import DeviceProfile, load_profile
 from nvme_emu.core.units import format_bytes, parse_size
 from nvme_emu.driver import HostModel
-from nvme_emu.driver.device import WORKER_STYLES
+from nvme_emu.driver.config import WORKER_STYLES
 from nvme_emu.observe.stages import STAGES
 from nvme_emu.workload.report_capture import Picture
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nvme_emu
-from nvme_emu.driver.device import DriverConfig
+from nvme_emu.driver.config import DriverConfig
 
 
 @pytest.mark.parametrize("worker", ["inline", "poll"])
