@@ -157,6 +157,8 @@ def test_flush_pending_when_the_worker_is_stopped_is_released_and_named(rt: Runt
     kthread_stop(stopper)
     kthread_stop(flusher)
     assert "was stopped before it came to this barrier" in got[0][1][0]
+    # A thread that serves the worker later does not find the barrier of somebody who has gone.
+    assert len(worker.work_list) == 0
 
 
 def test_park_of_a_running_worker_is_named(rt: Runtime, worker: KthreadWorker) -> None:
