@@ -19,6 +19,7 @@ SIZE = 64 << 20
 CLEAN_REFUSALS = (
     "Invalid Command Opcode", "Invalid Field in Command", "Invalid Log Page", "Invalid Namespace or Format",
     "not supported", "No such device or address", "Invalid Firmware", "Operation not supported",
+    "Host Identifier Not Initialized", "Namespace Insufficient Capacity",
 )  # fmt: skip
 
 

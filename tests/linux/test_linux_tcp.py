@@ -85,6 +85,26 @@ def test_discovery_finds_the_subsystem_and_connect_brings_its_disk(disk: OverTcp
     assert int(disk.check("blockdev --getsize64 /dev/nvme0n1")) == 256 << 20
 
 
+def wait_for_blocks(disk: OverTcp, lba_size: int) -> None:
+    is_it = f"grep -qx {lba_size} /sys/block/nvme0n1/queue/logical_block_size"
+    disk.check(f"for n in $(seq 60); do {is_it} && exit 0; sleep 0.5; done; exit 1")
+
+
+def test_disk_is_formatted_reserved_and_sanitized_over_tcp(disk: OverTcp) -> None:
+    disk.check("nvme format /dev/nvme0n1 --lbaf=1 --force")
+    wait_for_blocks(disk, 4096)
+    disk.check("nvme resv-register /dev/nvme0n1 --nrkey=0x22 --rrega=0")
+    disk.check("nvme resv-acquire /dev/nvme0n1 --crkey=0x22 --rtype=2 --racqa=0")
+    assert json.loads(disk.check("nvme resv-report /dev/nvme0n1 --eds -o json"))["rtype"] == 2
+    disk.check("nvme resv-release /dev/nvme0n1 --crkey=0x22 --rtype=2 --rrela=0")
+    disk.check("nvme resv-register /dev/nvme0n1 --crkey=0x22 --rrega=1")
+    disk.check("nvme sanitize /dev/nvme0 --sanact=4")
+    done = "nvme sanitize-log /dev/nvme0 | grep -q 'SPROG.*65535'"
+    disk.check(f"for n in $(seq 60); do {done} && exit 0; sleep 0.5; done; exit 1")
+    disk.check("nvme format /dev/nvme0n1 --lbaf=0 --force")
+    wait_for_blocks(disk, 512)
+
+
 def test_kernel_connects_without_a_complaint(linux: OverTcp) -> None:
     linux.new_kernel_lines()
     linux.connect()
