@@ -57,6 +57,7 @@ class JsonCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, with the word behind --json put where it belongs."""
         arguments = any(isinstance(param, click.Argument) for param in self.params)
+        options = [param for param in self.params if isinstance(param, click.Option)]
         words, left = [], list(args)
         while left:
             word = left.pop(0)
@@ -69,6 +70,9 @@ class JsonCommand(click.Command):
                 meant = not arguments or (behind.endswith(".json") and not self.takes_json_files)
                 if left and (behind == "-" or (meant and not behind.startswith("-"))):
                     word = f"--json={left.pop(0)}"
+            elif word == "--check" and any(param.name == "check" and not param.is_flag for param in options):
+                # --check JOB.fio checks and runs the job: only a level belongs to it.
+                word = f"--check={left.pop(0)}" if left and left[0] in ("warn", "error") else "--check=error"
             words.append(word)
         return super().parse_args(ctx, words)
 

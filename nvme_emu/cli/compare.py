@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nvme_emu.cli.checking import check_option, checked_environment
 from nvme_emu.cli.common import (
     EXIT_ERRORS,
     EXIT_INTERRUPTED,
@@ -74,6 +75,7 @@ class Options:
     svg: str | None
     plots: bool
     trace: str | None
+    check: str | None
     quiet: bool
 
     @property
@@ -158,6 +160,7 @@ class Options:
 @click.option("--svg", metavar="FILE", help="Write the plots as SVG.")
 @click.option("--plots", is_flag=True, help="Timelines, latency curves and heat maps in the terminal, too.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
+@check_option("Have the checker watch the driver in every row (docs/checker.md); an error ends it with exit code 1.")
 @quiet_option("No progress and no notes on standard error.")
 def compare(**options: Any) -> int:
     """Compare synchronous with asynchronous transfer on emulated SSDs.
@@ -195,7 +198,7 @@ def _run(options: Options) -> int:
     if options.calibrate:
         config = _calibrated(config, options)
     interrupted = False
-    with _sink(options) as sink, _progress(options) as progress:
+    with _sink(options) as sink, _progress(options) as progress, checked_environment(options.check):
         try:
             comparison = measure(config, progress=progress, sink=sink, pictures=options.draws)
         except CompareInterrupted as interrupt:

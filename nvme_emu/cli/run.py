@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nvme_emu.cli.checking import check_option, quiet_checker, report_option, tell
 from nvme_emu.cli.common import (
     EXIT_ERRORS,
     EXIT_INTERRUPTED,
@@ -51,7 +52,7 @@ Examples:
 \b
 Exit codes:
   0    all jobs ended without errors
-  1    an I/O failed, or verify found a mismatch (named with its LBA)
+  1    an I/O failed, verify found a mismatch (named with its LBA), or --check an error of the driver
   2    bad usage: an unknown option or value in the job file, an unknown profile …
   130  interrupted; what was measured so far is printed
 
@@ -78,6 +79,8 @@ class Options:
     trace: str | None
     rpc: str | None
     faults: str | None
+    check: str | None
+    check_report: str | None
     io_timeout: float | None
     quiet: bool
 
@@ -123,6 +126,8 @@ class Options:
 @click.option("--plots", is_flag=True, help="Timeline, latency curves and heat map in the terminal, too.")
 @click.option("--trace", metavar="FILE", help="Write every event to FILE, one JSON object a line.")
 @click.option("--faults", metavar="FILE", help="Rules that say when the device goes wrong (docs/faults.md).")
+@check_option("Watch what the driver does wrong (docs/checker.md); with error, the default, that is exit code 1.")
+@report_option()
 @click.option(
     "--io-timeout",
     metavar="SECONDS",
@@ -171,7 +176,7 @@ def _run(options: Options) -> int:
     virtual = options.clock == "virtual"
     inputs = options.job_file, options.faults
     check_output(options.json_file, inputs=inputs, json=True)
-    for path in (options.output, options.html, options.png, options.svg, options.trace):
+    for path in (options.output, options.html, options.png, options.svg, options.trace, options.check_report):
         check_output(path, inputs=inputs)
     parsed = parse_job_file(options.job_file, overrides=options.overrides)
     plan = make_plan(
@@ -184,7 +189,12 @@ def _run(options: Options) -> int:
     if not options.quiet:
         for note in plan.notes:
             click.echo(note, err=True)
-    with _outputs(options) as output, _open_machine(plan, options) as machine, _tracing(machine, options):
+    with (
+        _outputs(options) as output,
+        quiet_checker(),
+        _open_machine(plan, options) as machine,
+        _tracing(machine, options),
+    ):
         jobs = Jobs(machine, plan.jobs)
         with _interruptible(jobs):
             if options.output_format == "normal" and options.json_file != "-":
@@ -205,9 +215,13 @@ def _run(options: Options) -> int:
                 said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counters.items() if count)
                 click.echo(f"driver ({machine.driver.state.value}): {said}", err=True)
     _print_errors(results)
+    wrong = not all(result.ok for result in results)
+    if machine.checker is not None and (options.check or options.check_report):
+        level = options.check or "warn"
+        wrong |= tell([machine.checker], level=level, report=options.check_report, quiet=options.quiet)
     if jobs.control.stop:
         return EXIT_INTERRUPTED
-    return 0 if all(result.ok for result in results) else EXIT_ERRORS
+    return EXIT_ERRORS if wrong else 0
 
 
 def _open_machine(plan: Plan, options: Options) -> Machine:
@@ -218,6 +232,9 @@ def _open_machine(plan: Plan, options: Options) -> Machine:
         chosen["profile"] = options.profile
     if options.faults is not None:
         chosen["faults"] = options.faults
+    if options.check is not None or options.check_report is not None:
+        # The run goes on to its end, and the report tells of all of it.
+        chosen["check"] = "warn"
     if options.io_timeout is not None:
         chosen["io_timeout"] = options.io_timeout
     return nvme_emu.open(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from nvme_emu.cli.checking import check_option, report_option, tell
 from nvme_emu.cli.common import (
     EXIT_ERRORS,
     EXIT_INTERRUPTED,
@@ -33,6 +34,7 @@ from nvme_emu.cli.common import (
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
     from nvme_emu.core.faults import Rule
+    from nvme_emu.observe.checker import Checker
     from nvme_emu.observe.pcap import Capture
     from nvme_emu.observe.rpc import Watched
     from nvme_emu.transports.loop import Loop
@@ -55,7 +57,7 @@ The guest's side, with QEMU 10.1 or newer (its memory must be shared to be fast)
 \b
 Exit codes:
   0    ended by SIGTERM
-  1    a device failed inside (its log line tells)
+  1    a device failed inside (its log line tells), or --check found errors of a driver
   2    bad usage: a socket or an image that cannot be used …
   130  interrupted with Ctrl-C: everything has been closed properly
 
@@ -85,6 +87,8 @@ class Options:
     pcap: str | None
     rpc: tuple[str, ...]
     faults: str | None
+    check: str | None
+    check_report: str | None
     json_file: str | None
     quiet: bool
 
@@ -159,6 +163,10 @@ class FrontEnd(Protocol):
     "--rpc", metavar="SOCKET", multiple=True, help="Answer `nvme-emu ctl` and `top`; one for each SSD, in order."
 )
 @click.option("--faults", metavar="FILE", help="Rules that say when the SSDs go wrong (docs/faults.md).")
+@check_option(
+    "Watch what the vfio-user clients do wrong (docs/checker.md); with error, the default, that is exit code 1."
+)
+@report_option()
 @json_option("A summary at the end, to standard output or to FILE.")
 @quiet_option("No lines on standard error but errors.")
 def serve(lba_size: str, **options: Any) -> int:
@@ -203,7 +211,9 @@ def _serve(options: Options) -> int:
         raise ValueError("--pcap is about --tcp, which is not there")
     inputs = [options.faults, *options.images]
     check_output(options.json_file, inputs=inputs, json=True)
-    for path in (options.trace, options.pcap):
+    if (options.check or options.check_report) and not options.vfio_user:
+        raise ValueError("--check is about --vfio-user, which is not there")
+    for path in (options.trace, options.pcap, options.check_report):
         check_output(path, inputs=inputs)
     rules = _rules(options)
     started = time.monotonic()
@@ -219,14 +229,19 @@ def _serve(options: Options) -> int:
             sink = closing.enter_context(JsonLines(options.trace))
         capture = None if options.pcap is None else closing.enter_context(_capture(options.pcap, options.quiet))
         fronts: list[FrontEnd] = []
+        checkers: list[Checker] = []
         for number, (kind, where) in enumerate(places, 1):
             device = _make_device(options, number)
             closing.callback(device.close)
             if sink is not None:
                 device.trace.add_sink(sink)
+            checker = _make_checker(options, kind, device)
+            if checker is not None:
+                checkers.append(checker)
             front = _make_front(loop, kind, where, number - 1 - len(options.vfio_user), device, options, rules, capture)
             closing.callback(front.close)
             watched, methods = _watch(loop, device, front)
+            watched.checker = checker
             if kind == "vfio-user":
                 watched.faults = ServedFaults(watched, front.work, options.seed)
                 watched.faults.load(rules)
@@ -240,11 +255,27 @@ def _serve(options: Options) -> int:
             "signal": signal.Signals(caught[0]).name if caught else None,
             "devices": [front.summary() for front in fronts],
         }
+    if checkers:
+        # After the clients were dropped: how they left is judged, too.
+        from nvme_emu.observe.checker.report import as_json
+
+        summary["checkers"] = [as_json(checker) for checker in checkers]
     if options.json_file is not None:
         write_json(json.dumps(summary, indent=2), options.json_file)
-    if any(front.failed for front in fronts):
+    told = tell(checkers, level=options.check or "warn", report=options.check_report, quiet=options.quiet)
+    if told or any(front.failed for front in fronts):
         return EXIT_ERRORS
     return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
+
+
+def _make_checker(options: Options, kind: str, device: ServedDevice) -> Checker | None:
+    """Who watches the device's client, with what its doorbells show."""
+    level = options.check or ("warn" if options.check_report else None)
+    if level is None or kind != "vfio-user":
+        return None
+    from nvme_emu.observe.checker import Checker
+
+    return Checker(device.controller, scope=options.doorbells, level=level).attach()
 
 
 def _rules(options: Options) -> list[Rule]:
