@@ -56,7 +56,7 @@ class MachineConfig:
     without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
     "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
     ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
-    equally. ``worker`` is one of ``driver.device.WORKER_STYLES``; with "poll" who waits looks for ``poll_ns`` before it
+    equally. ``worker`` is one of ``driver.config.WORKER_STYLES``; with "poll" who waits looks for ``poll_ns`` before it
     sleeps. ``io_timeout``, ``admin_timeout`` (seconds) and ``max_retries`` are Linux's module parameters.
     ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
     drives the device: a subclass of NvmeDriver, to test or compare one's own.
@@ -170,10 +170,23 @@ class Machine:
             self.checker = self._make_checker(undo)
             self.faults = Faults(self.controller, self.port, self.runtime, config.seed)
             self.faults.load(config.faults)
-            self.driver = config.driver_class(self.port, self.runtime, config.driver_config(), self.trace)
-            self.driver.probe()
-            undo.callback(self.driver.shutdown)
+            self._attach()
+            undo.callback(lambda: self.driver.shutdown())
             self._closing = undo.pop_all()
+
+    def _attach(self) -> None:
+        config = self.config
+        self.driver = config.driver_class(self.port, self.runtime, config.driver_config(), self.trace)
+        self.driver.probe()
+
+    def replug(self) -> None:
+        """Drive the device anew, as a host does with one that was taken out and put back: a new driver, new namespaces.
+
+        What the old ones have not ended ends with an error. NvmeError if the device is not there or does not come up.
+        """
+        self.driver.recovery.kill()
+        self.driver.shutdown()
+        self._attach()
 
     def _open_media(self, undo: contextlib.ExitStack) -> list[Media]:
         config = self.config

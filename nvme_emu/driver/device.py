@@ -88,6 +88,7 @@ class NvmeDriver:
         self._context = QueueContext(port, pool, runtime, trace, config.host)
         self._admin: AdminQueue | None = None
         self._retired: list[SubmitPath] = []
+        self._released = False
         self._cap: Any = None
         self._wq: KthreadWorker | None = None
         self._reset_wq: KthreadWorker | None = None
@@ -487,7 +488,8 @@ class NvmeDriver:
 
     def _release(self) -> None:
         """Give back what was the queues' memory."""
-        if self._admin is not None:
+        if self._admin is not None and not self._released:
+            self._released = True
             for path in [*self.paths, *self._retired, self._admin.path]:
                 path.pair.close()
             self._pool.close()

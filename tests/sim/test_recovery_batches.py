@@ -119,6 +119,26 @@ def test_dead_controller_refuses_with_enodev_and_closes_quietly() -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("noticed", [True, False])
+def test_removed_device_that_is_put_back_is_driven_anew(mode: str, noticed: bool) -> None:
+    with virtual(mode) as ssd:
+        old = ssd.namespaces[1]
+        old.write(0, b"\x05" * 512)
+        old.flush()
+        ssd.faults.add(fault.manual().remove()).fire()
+        if noticed:
+            with pytest.raises(nvme_emu.NvmeError):
+                old.read(0, 1)
+        with pytest.raises(nvme_emu.NvmeError, match="all ones"):
+            ssd.replug()
+        ssd.faults.come_back()
+        ssd.replug()
+        assert bytes(ssd.namespaces[1].read(0, 1)) == b"\x05" * 512
+        with pytest.raises(nvme_emu.NvmeError):
+            old.read(0, 1)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
 def test_removed_idle_device_is_noticed_by_close(mode: str) -> None:
     with virtual(mode) as ssd:
         ssd.faults.add(fault.manual().remove()).fire()
