@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from nvme_emu.cli.common import EXIT_ERRORS, EXIT_USAGE, complain
+from nvme_emu.cli.common import (
+    EXIT_ERRORS,
+    EXIT_USAGE,
+    JsonCommand,
+    check_output,
+    complain,
+    json_option,
+    quiet_option,
+    write_json,
+)
 from nvme_emu.cli.explore_show import read_schedule
 
 __all__ = ["replay"]
@@ -26,7 +35,7 @@ Exit codes:
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=JsonCommand, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("test")
 @click.option("--seed", type=click.IntRange(0), help="Of the run, as explore or pytest told it.")
 @click.option(
@@ -35,17 +44,21 @@ Exit codes:
 )  # fmt: skip
 @click.option("--schedule", "file", metavar="FILE", type=click.Path(path_type=Path), help="What explore has saved.")
 @click.option("--shrink", is_flag=True, help="Look for a smaller schedule that fails in the same way.")
-@click.option(
-    "--json", "json_file", metavar="[FILE]", is_flag=False, flag_value="-", help="JSON to standard output, or to FILE."
-)
+@json_option("JSON to standard output, or besides to FILE.json (any other FILE as --json=FILE).")
+@quiet_option()
 def replay(
-    test: str, seed: int | None, scheduler: str, file: Path | None, shrink: bool, json_file: str | None
+    test: str, seed: int | None, scheduler: str, file: Path | None, shrink: bool, json_file: str | None, quiet: bool
 ) -> int:
     """Run TEST once more as it was run before, and show who ran when, the queues, and the last events."""
     from nvme_emu.testing.campaign import CampaignError, LocalWorkers
 
     if (seed is None) == (file is None):
         complain("give either --seed N or --schedule FILE")
+        return EXIT_USAGE
+    try:
+        check_output(json_file, inputs=[None if file is None else str(file)], json=True)
+    except (ValueError, OSError) as error:
+        complain(error)
         return EXIT_USAGE
     workers = LocalWorkers(test, 1)
     try:
@@ -62,11 +75,9 @@ def replay(
         workers.close()
     failure = answer["failure"]
     if json_file is not None:
-        text = json.dumps(answer, indent=2) + "\n"
+        write_json(json.dumps(answer, indent=2), json_file)
         if json_file == "-":
-            click.echo(text, nl=False)
             return EXIT_ERRORS if failure else 0
-        Path(json_file).write_text(text, encoding="utf-8")
     click.echo(f"{answer['test']}: who ran when ({answer['switches']} switch(es))")
     click.echo("\n".join(answer["lines"]) + "\n")
     if answer["report"]:

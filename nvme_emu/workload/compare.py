@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -206,17 +207,26 @@ def _in_processes(
 def _sigint_held() -> Iterator[None]:
     """Ctrl-C waits meanwhile, and for ever in the processes that start here, which inherit the mask.
 
-    They could not ignore it before they have imported this module, and would print where it met them.
+    They could not ignore it before they have imported this module, and would print where it met them. The kernel may
+    hand the signal to another thread (numpy has some), where the mask does not hold: then it is noted and raised at
+    the end, because a process that is interrupted between its start and its first bytes prints, too.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     resource_tracker.ensure_running()  # which would unblock the signal when the first process starts it
+    met: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, frame: met.append(number)) if main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if met:
+        raise KeyboardInterrupt
 
 
 def _be_quiet() -> None:

@@ -52,7 +52,7 @@ def make_frame() -> Frame:
         rules.write_text(FAULTS, encoding="utf-8")
         jobs.write_text(JOBS, encoding="utf-8")
         options = Options(
-            job_file=str(jobs), attach=None, replay=None, once=True, as_json=False, view="overview", after_ms=4.0,
+            job_file=str(jobs), attach=None, replay=None, once=True, json_file=None, view="overview", after_ms=4.0,
             overrides=(), clock="virtual", profile="tlc", seed=7, faults=str(rules), trace=None,
         )  # fmt: skip
         workload = Workload(options, _plan(options))
