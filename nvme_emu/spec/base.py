@@ -185,6 +185,24 @@ def _complete_struct(subcon: Any, value: Any, where: str) -> dict[str, Any]:
     return {f.name: _complete(f, given.get(f.name), f"{where}.{f.name}") for f in subcon.subcons}
 
 
+def _frozen(value: Any) -> Any:
+    """`value` as something that can be a key; TypeError if that cannot be."""
+    if isinstance(value, Mapping):
+        return tuple((key, _frozen(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_frozen(item) for item in value)
+    hash(value)
+    return value
+
+
+BUILT_MAX = 64
+"""Structures of a kind that are kept because the next machine will ask for the same ones: that took most of the time
+of opening one."""
+
+PAGE_BYTES = 4096
+"""The size from which on what was parsed is kept as well: Identify data."""
+
+
 class Structure:
     """One structure of the specification.
 
@@ -203,6 +221,8 @@ class Structure:
         self.words: dict[str, str] = {field.name: field.docs for field in self.construct.subcons}
         self.bits: dict[str, BitLayout] = dict(bits or {})
         self._zeros: bytes = bytes(size)
+        self._built: dict[Any, bytes] = {}
+        self._parsed: dict[bytes, Any] = {}
         declared = self.construct.sizeof()
         assert declared == size, f"{name}: construct says {declared} bytes, not {size}"
         assert self.dtype.itemsize == size, f"{name}: dtype says {self.dtype.itemsize} bytes, not {size}"
@@ -234,7 +254,14 @@ class Structure:
         head = bytes(data[: self.size])
         if len(head) < self.size:
             raise LayoutError(f"{self.name}: {len(head)} bytes given, {self.size} needed ({self.clause})")
-        fields = _plain(self.construct.parse(head))
+        if self.size < PAGE_BYTES:
+            parsed = self.construct.parse(head)
+        elif (parsed := self._parsed.get(head)) is None:
+            parsed = self.construct.parse(head)
+            if len(self._parsed) >= BUILT_MAX:
+                self._parsed.clear()
+            self._parsed[head] = parsed
+        fields = _plain(parsed)
         assert isinstance(fields, Fields)
         return fields
 
@@ -245,6 +272,19 @@ class Structure:
         """
         if not fields:
             return self._zeros
+        try:
+            key = _frozen(fields)
+        except TypeError:
+            return self._build(fields)
+        built = self._built.get(key)
+        if built is None:
+            built = self._build(fields)
+            if len(self._built) >= BUILT_MAX:
+                self._built.clear()
+            self._built[key] = built
+        return built
+
+    def _build(self, fields: dict[str, Any]) -> bytes:
         try:
             built = self.construct.build(_complete(self.construct, fields, self.name))
         except (construct.ConstructError, TypeError, ValueError) as error:
