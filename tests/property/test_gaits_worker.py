@@ -68,6 +68,8 @@ def _outcome(depth: int, rounds: list[list[Call]], counts: list[int], lane: bool
     with nvme_emu.open(size=SIZE, depth=depth, mode="async") as ssd:
         ssd.media[0].array[:] = np.arange(SIZE) * 31 >> 3  # type: ignore[index]
         path: Any = ssd.driver.paths[0]
+        path.pair.sq_view[:] = b"\xa5" * len(path.pair.sq_view)
+        np.frombuffer(path.pair.cq_view, np.uint16).reshape(-1, 8)[:, :7] = 0xA5A5
         through = path._lane
 
         def take(requests: Any) -> Any:
