@@ -31,7 +31,7 @@ def measure(kind: str, view: str, seconds: float) -> dict[str, float]:
     from nvme_emu.observe.tui.app import TopApp
 
     options = Options(
-        job_file=None, attach=None, replay=None, once=False, as_json=False, view=view, after_ms=0.0, overrides=(),
+        job_file=None, attach=None, replay=None, once=False, json_file=None, view=view, after_ms=0.0, overrides=(),
         clock="virtual", profile="tlc", seed=0, faults=None, trace=None,
     )  # fmt: skip
     workload = Workload(options, _plan(options))
