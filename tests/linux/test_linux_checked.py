@@ -1,0 +1,56 @@
+"""Linux's own driver under the checker: fio, a file system, resets, unbinding, removal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from linuxguest import attached
+
+KNOWN = {
+    # Buffered writes: Linux may change a page of the page cache while it is written back, and writes it again.
+    "buffer-changed",
+}
+
+
+def findings(summary: dict[str, Any]) -> list[str]:
+    """What was found and is not known, in words."""
+    (report,) = summary["checkers"]
+    assert report["internal_error"] is None
+    return [f"{one['rule']}: {one['what']}" for one in report["findings"] if one["rule"] not in KNOWN]
+
+
+def test_linux_keeps_every_rule(buildable: None) -> None:
+    options = ("--size", "256M", "--doorbells", "trapped", "--check=warn")
+    with attached(*options) as ssd:
+        fio = "fio --name=a --filename=/dev/nvme0n1 --direct=1 --ioengine=libaio"
+        ssd.check(f"{fio} --rw=randrw --bs=4k --iodepth=32 --size=4m >/tmp/fio.log 2>&1", seconds=90)
+        ssd.check(f"{fio} --rw=randwrite --bs=1m --iodepth=4 --size=32m >>/tmp/fio.log 2>&1", seconds=90)
+        ssd.check(
+            """
+            mkfs.ext4 -q /dev/nvme0n1
+            mkdir -p /tmp/m
+            mount /dev/nvme0n1 /tmp/m
+            head -c 8M /dev/urandom >/tmp/m/a
+            cp /tmp/m/a /tmp/m/b
+            sync
+            rm /tmp/m/a
+            fstrim /tmp/m
+            umount /tmp/m
+            nvme reset /dev/nvme0
+            sleep 1
+            dd if=/dev/nvme0n1 of=/dev/null bs=1M count=8 iflag=direct status=none
+            """,
+            seconds=120,
+        )
+        ssd.check(
+            """
+            slot=$(basename $(readlink -f /sys/class/nvme/nvme0/device))
+            echo $slot >/sys/bus/pci/drivers/nvme/unbind
+            echo $slot >/sys/bus/pci/drivers/nvme/bind
+            sleep 1
+            dd if=/dev/nvme0n1 of=/dev/null bs=1M count=8 iflag=direct status=none
+            echo 1 >/sys/bus/pci/devices/$slot/remove
+            """,
+            seconds=90,
+        )
+    assert findings(ssd.server.summary) == []
