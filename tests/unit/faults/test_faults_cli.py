@@ -89,3 +89,18 @@ def test_run_with_wrong_faults_exits_2_by_line(tmp_path: Path, capsys: Any) -> N
     assert code == 2
     assert f"{rules}:6: rule third" in err
     assert f"{rules}:7: rule third" in err
+
+
+def test_run_says_what_the_driver_recovered_from(tmp_path: Path, capsys: Any) -> None:
+    rules, job = tmp_path / "rules.toml", tmp_path / "job.fio"
+    rules.write_text(GOOD.replace('then.status = { code = "READ_ERROR", dnr = true }', "then.cfs = {}"))
+    job.write_text(JOB)
+    code, _, err = call(capsys, "run", str(job), "--clock", "virtual", "--faults", str(rules), "--io-timeout", "0.5")
+    assert code == 0
+    assert "driver (live): 1 timeouts, 1 resets, 1 retries, 1 cancelled" in err
+
+
+def test_run_refuses_a_time_out_of_nothing(tmp_path: Path, capsys: Any) -> None:
+    job = tmp_path / "job.fio"
+    job.write_text(JOB)
+    assert call(capsys, "run", str(job), "--io-timeout", "0")[0] == 2
