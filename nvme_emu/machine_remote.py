@@ -6,11 +6,13 @@ It has a driver and its namespaces like every machine, and no controller, medium
 from __future__ import annotations
 
 import contextlib
+import errno
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import kworker
+from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.driver import DriverConfig, HostModel, RecoveryConfig
 from nvme_emu.driver.fabrics import FabricsDriver, FabricsHost
@@ -116,3 +118,7 @@ class RemoteMachine(Machine):
             self.driver.probe()
             undo.callback(self.driver.shutdown)
             self._closing = undo.pop_all()
+
+    def replug(self) -> None:
+        """NvmeError (EOPNOTSUPP): what is elsewhere cannot be put back; `open` it again."""
+        raise NvmeError(errno.EOPNOTSUPP, f"{self.remote.url} cannot be put back in: open it again")

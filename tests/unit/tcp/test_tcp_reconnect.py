@@ -96,6 +96,8 @@ def test_target_that_stays_away_is_given_up(
         assert caught.value.errno in (errno.EIO, errno.ENODEV)
         ssd.driver.recovery.flush()
         assert ssd.driver.state is CtrlState.DEAD
+        with pytest.raises(nvme_emu.NvmeError, match="open it again"):
+            ssd.replug()
         assert any("Reconnecting in 0.02 seconds" in line for line in ssd.driver.recovery.log)
 
 
