@@ -44,7 +44,9 @@ class Case:
     loses_cache: bool = False
 
 
-def _io(then: dict[str, Any], opcode: Any = ("write", "read"), nth: int | list[int] | None = 5, **match: Any) -> dict[str, Any]:
+def _io(
+    then: dict[str, Any], opcode: Any = ("write", "read"), nth: int | list[int] | None = 5, **match: Any
+) -> dict[str, Any]:
     when = {} if nth is None else {"when": {"nth": nth}}
     opcodes = list(opcode) if isinstance(opcode, tuple) else opcode
     return {"match": {"opcode": opcodes, **match}, **when, "then": then}

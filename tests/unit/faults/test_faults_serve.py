@@ -107,7 +107,7 @@ def test_each_host_over_tcp_meets_the_rules_anew(start: Start, sockets: Path) ->
     ("text", "message"),
     [
         (RULES.replace("nth = 2", "nth = 0"), "rules.toml:5: rule second-read when.nth: 0: it must be from 1"),
-        (RULES.replace("then.status", "then.tcp = {}\n#"), "a tcp fault needs a controller that is reached over NVMe/TCP"),
+        (RULES.replace("then.status", "then.tcp = {}\n#"), "a tcp fault needs a controller that is reached"),
     ],
     ids=["value", "kind"],
 )

@@ -1,4 +1,4 @@
-"""nvme-cli's words: JSON against what the real nvme-cli printed in a guest (tools/nvme_cli/record.py), targets, exit codes."""
+"""nvme-cli's words: JSON against what nvme-cli printed in a guest (tools/nvme_cli/record.py), targets, exit codes."""
 
 from __future__ import annotations
 
