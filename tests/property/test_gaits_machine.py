@@ -148,6 +148,7 @@ def _taken(ssd: nvme_emu.Machine, do: Callable[[], object]) -> bool:
     return not rung
 
 
+@pytest.mark.breaks_rules  # a checked machine has no lane
 def test_lane_is_taken_by_plain_commands_on_an_idle_machine() -> None:
     with nvme_emu.open(size=SIZE) as ssd:
         ns = ssd.namespaces[1]

@@ -77,6 +77,7 @@ def test_callers_on_many_threads_survive_resets(mode: str, worker: str) -> None:
         assert ssd.driver.recovery.counters.timeouts == 0
 
 
+@pytest.mark.breaks_rules  # a checked machine has no short way
 def test_plain_commands_take_the_short_way_again_after_a_reset() -> None:
     with nvme_emu.open(size="8M") as ssd:
         path = ssd.driver.paths[0]
