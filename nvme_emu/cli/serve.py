@@ -33,6 +33,7 @@ from nvme_emu.cli.common import (
 
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
+    from nvme_emu.cli.serve_faults import HostFaults
     from nvme_emu.core.faults import Rule
     from nvme_emu.observe.checker import Checker
     from nvme_emu.observe.pcap import Capture
@@ -190,7 +191,7 @@ def serve(lba_size: str, **options: Any) -> int:
 
 
 def _serve(options: Options) -> int:
-    from nvme_emu.cli.serve_faults import ServedFaults
+    from nvme_emu.cli.serve_faults import HostFaults, ServedFaults
     from nvme_emu.observe.rpc import serve_rpc
     from nvme_emu.transports.loop import Loop
 
@@ -238,13 +239,16 @@ def _serve(options: Options) -> int:
             checker = _make_checker(options, kind, device)
             if checker is not None:
                 checkers.append(checker)
-            front = _make_front(loop, kind, where, number - 1 - len(options.vfio_user), device, options, rules, capture)
+            hosts = HostFaults(device.controller, options.seed, loop.clock) if kind == "tcp" else None
+            front = _make_front(loop, where, number - 1 - len(options.vfio_user), device, options, hosts, capture)
             closing.callback(front.close)
             watched, methods = _watch(loop, device, front)
             watched.checker = checker
-            if kind == "vfio-user":
+            if hosts is None:
                 watched.faults = ServedFaults(watched, front.work, options.seed)
-                watched.faults.load(rules)
+            else:
+                watched.faults, hosts.watched = hosts, watched
+            watched.faults.load(rules)
             if number <= len(options.rpc):
                 closing.enter_context(serve_rpc(watched, options.rpc[number - 1], extra=methods))
             fronts.append(front)
@@ -340,21 +344,18 @@ def _make_device(options: Options, number: int) -> ServedDevice:
 
 def _make_front(
     loop: Loop,
-    kind: str,
     where: str,
     nth_tcp: int,
     device: ServedDevice,
     options: Options,
-    rules: list[Rule],
+    faults: HostFaults | None,
     capture: Capture | None,
 ) -> FrontEnd:
-    if kind == "vfio-user":
+    if faults is None:
         return _VfioUserFront(loop, where, device, options)
-    from nvme_emu.cli.serve_faults import rules_of_each_host
     from nvme_emu.cli.serve_tcp import TcpFront, dhchap_policy
 
     nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
-    on_association = rules_of_each_host(rules, options.seed, loop.clock)
     return TcpFront(
         loop,
         where,
@@ -365,7 +366,7 @@ def _make_front(
             options.dhchap_secret, options.dhchap_ctrl_secret, options.dhchap_hash, options.dhchap_dhgroup
         ),
         log=_logger(options),
-        on_association=on_association,
+        on_association=faults.joined,
         tap=None if capture is None else capture.tap(),
     )
 

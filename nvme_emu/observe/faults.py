@@ -10,7 +10,7 @@ All methods may be called from any thread or task, on both runtimes; the device 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import kworker
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.faults import RuleState
     from nvme_emu.core.trace import FaultFired
 
-__all__ = ["WAIT_TIMEOUT_S", "FaultHandle", "FaultPort", "Faults"]
+__all__ = ["WAIT_TIMEOUT_S", "FaultControl", "FaultHandle", "FaultPort", "Faults", "RuleControl"]
 
 WAIT_TIMEOUT_S = 30.0
 """How long `wait` waits unless told otherwise."""
@@ -46,6 +46,31 @@ class FaultPort(Protocol):
     def poll(self) -> int | None:
         """Let the device do what is due."""
         ...
+
+
+class RuleControl(Protocol):
+    """A rule that was added, as remote control and `top` use it: `FaultHandle`, or a rule of several hosts."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def firings(self) -> list[FaultFired]: ...
+    def arm(self) -> None: ...
+    def disarm(self) -> None: ...
+    def remove(self) -> None: ...
+    def fire(self) -> None: ...
+
+
+class FaultControl(Protocol):
+    """The rules of an SSD, as remote control and `top` use them: `Faults`, or those of several hosts."""
+
+    @property
+    def firings(self) -> list[FaultFired]: ...
+    def add(self, rule: Any) -> RuleControl: ...
+    def load(self, source: Any) -> Sequence[RuleControl]: ...
+    def clear(self) -> None: ...
+    def snapshot(self) -> list[dict[str, Any]]: ...
+    def __getitem__(self, rule_id: str) -> RuleControl: ...
 
 
 class FaultHandle:

@@ -10,7 +10,7 @@ from nvme_emu.observe.rpc_core import NOT_AVAILABLE, RpcError
 from nvme_emu.observe.watched import Watched
 
 if TYPE_CHECKING:
-    from nvme_emu.observe.faults import FaultHandle, Faults
+    from nvme_emu.observe.faults import FaultControl, RuleControl
 
 __all__ = ["FaultMethods"]
 
@@ -18,7 +18,7 @@ __all__ = ["FaultMethods"]
 class FaultMethods:
     """See :class:`nvme_emu.observe.faults.Faults`. On the virtual clock rules can be looked at, not changed."""
 
-    def __init__(self, watched: Watched, faults: Faults) -> None:
+    def __init__(self, watched: Watched, faults: FaultControl) -> None:
         self._watched = watched
         self._faults = faults
 
@@ -37,7 +37,10 @@ class FaultMethods:
         }
 
     def list_rules(self) -> list[dict[str, Any]]:
-        """Every fault rule as its file has it, with "armed", "hits" and "fired"."""
+        """Every fault rule as its file has it, with "armed", "hits" and "fired".
+
+        Over NVMe/TCP these are sums over all hosts, and "hosts" has the counters of those that are there.
+        """
         return self._faults.snapshot()
 
     def firings(self, id: str | None = None, count: int = 100) -> list[dict[str, Any]]:
@@ -88,17 +91,17 @@ class FaultMethods:
         if self._watched.virtual:
             raise RpcError(NOT_AVAILABLE, "this machine runs on the virtual clock: it can be looked at, not changed")
 
-    def _rule(self, ident: str) -> FaultHandle:
+    def _rule(self, ident: str) -> RuleControl:
         try:
             return self._faults[ident]
         except KeyError:
             raise ValueError(f"there is no fault rule {ident!r}") from None
 
-    def _do(self, ident: str, act: Callable[[FaultHandle], None]) -> dict[str, Any]:
+    def _do(self, ident: str, act: Callable[[RuleControl], None]) -> dict[str, Any]:
         self._check_may_change()
         handle = self._rule(ident)
         act(handle)
         return self._told(handle)
 
-    def _told(self, handle: FaultHandle) -> dict[str, Any]:
+    def _told(self, handle: RuleControl) -> dict[str, Any]:
         return next(one for one in self._faults.snapshot() if one.get("id") == handle.id)

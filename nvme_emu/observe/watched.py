@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nvme_emu.core.trace import TraceHub
     from nvme_emu.driver.device import NvmeDriver
     from nvme_emu.observe.checker import Checker
-    from nvme_emu.observe.faults import Faults
+    from nvme_emu.observe.faults import FaultControl
 
 __all__ = ["Guard", "Watched", "watch"]
 
@@ -113,7 +113,7 @@ class Watched:
     driver: NvmeDriver | None = None
     poke: Callable[[], object] | None = None
     inside: Callable[[Callable[[], object]], None] | None = None
-    faults: Faults | None = None
+    faults: FaultControl | None = None
     checker: Checker | None = None
     recorder: Recorder | None = None
     home: int = field(default_factory=threading.get_ident)

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tcphelpers import serve
+from tcprpc import served
 
-__all__ = ["serve"]
+__all__ = ["serve", "served"]

@@ -12,9 +12,11 @@ from tcphelpers import Served
 from tcphost import Wire, admin, capsule, connect, io, io_queue, make_target
 
 import nvme_emu
-from nvme_emu.cli.serve_faults import rules_of_each_host
+from nvme_emu.cli.serve_faults import HostFaults
+from nvme_emu.controller import Controller, ControllerConfig
 from nvme_emu.controller.fabrics import FabricsTarget
 from nvme_emu.core.errors import NvmeError
+from nvme_emu.core.memory import HostMemory
 from nvme_emu.testing import fault
 from nvme_emu.transports.tcp import InitiatorOptions
 
@@ -22,7 +24,9 @@ from nvme_emu.transports.tcp import InitiatorOptions
 def faulty(how: str, size: int = 1 << 20, **options: int) -> FabricsTarget:
     """A target at which the second read goes wrong."""
     rule = fault.when(opcode="read", queue=1, nth=2).tcp(how, **options).named("tcp").rule
-    return make_target(size, on_association=rules_of_each_host([rule], 0, lambda: 1))
+    faults = HostFaults(Controller(ControllerConfig(), memory=HostMemory(), namespaces=[]), 0, lambda: 1)
+    faults.add(rule)
+    return make_target(size, on_association=faults.joined)
 
 
 def stream(wire: Wire, entry: bytes, data: bytes = b"") -> bytes:

@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
-from linux_guest_lib.server import Server, free_port
+from tcprpc import NQN, RemoteServed, eventually
 
-import nvme_emu
-from nvme_emu.driver.fabrics import FabricsHost
-from nvme_emu.observe.rpc import RpcClient, RpcError
-from nvme_emu.observe.state import MachineState, from_json
+from nvme_emu.observe.rpc import RpcError
 from nvme_emu.observe.target import RpcTarget
 from nvme_emu.observe.tui.attached import AttachedSource
 from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, Cns
 from nvme_emu.spec.logs import SMART_HEALTH, Lid
 
-NQN = "nqn.2024-01.org.example:watched"
 
-
-class Served:
-    """A server, a client of its socket, and a way to come as a host."""
-
-    def __init__(self, port: int, socket: str, client: RpcClient) -> None:
-        self.port, self.socket, self.client = port, socket, client
-
-    def host(self, name: str = "a", **options: Any) -> Any:
-        identity = FabricsHost(nqn=f"nqn.2024-01.org.example:host-{name}")
-        return nvme_emu.open(f"nvme-tcp://127.0.0.1:{self.port}/{NQN}", identity=identity, **options)
-
-    def state(self) -> MachineState:
-        return from_json(MachineState, self.client.call("state.get"))
-
-    def hosts(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.client.call("hosts.list")
-        return found
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    socket, port = str(tmp_path / "rpc.sock"), free_port()
-    options = ("--size", "16M", "--nqn", NQN, "--rpc", socket)
-    with Server(*options, devices=0, ports=[port]) as server:
-        eventually(lambda: os.path.exists(socket))
-        with RpcClient(socket) as client:
-            yield Served(port, socket, client)
-        assert server.stop() == 0, server.log
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_queues_and_commands_are_those_of_the_host_that_is_there(served: Served) -> None:
+def test_queues_and_commands_are_those_of_the_host_that_is_there(served: RemoteServed) -> None:
     assert served.hosts() == [] and served.state().sqs == ()
     with served.host(mode="async", queues=2) as ssd:
         ssd.namespaces[1].write(0, bytes(4096))
@@ -77,7 +30,7 @@ def test_queues_and_commands_are_those_of_the_host_that_is_there(served: Served)
     assert served.state().sqs == () and served.state().stats.write_ios == 1
 
 
-def test_newest_host_is_shown_unless_another_is_chosen(served: Served) -> None:
+def test_newest_host_is_shown_unless_another_is_chosen(served: RemoteServed) -> None:
     with served.host("a", queues=1), served.host("b", queues=2):
         first, second = served.hosts()
         assert [first["watched"], second["watched"]] == [False, True] and len(served.state().sqs) == 3
@@ -89,7 +42,7 @@ def test_newest_host_is_shown_unless_another_is_chosen(served: Served) -> None:
         assert [one["watched"] for one in served.hosts()] == [False, True]
 
 
-def test_health_is_that_of_the_ssd_for_every_host(served: Served) -> None:
+def test_health_is_that_of_the_ssd_for_every_host(served: RemoteServed) -> None:
     def temperature() -> int:
         return int(SMART_HEALTH.parse(RpcTarget(served.client).log(Lid.SMART_HEALTH, 512)).composite_temperature)
 
@@ -103,7 +56,7 @@ def test_health_is_that_of_the_ssd_for_every_host(served: Served) -> None:
     assert temperature() == 333
 
 
-def test_top_attached_shows_the_queues_of_the_host(served: Served) -> None:
+def test_top_attached_shows_the_queues_of_the_host(served: RemoteServed) -> None:
     source = AttachedSource(served.socket)
     try:
         with served.host(mode="async") as ssd:
