@@ -337,20 +337,26 @@ def ns_descs(target: Target, nsid: int | None) -> Answer:
 @_command("show-regs", "")
 def show_regs(target: Target) -> Answer:
     """The controller's properties; those that it has are explained field by field."""
-    from nvme_emu.observe.nvme_words import REGISTER_KEYS
+    from nvme_emu.observe.nvme_words import FABRICS_REGISTERS, REGISTER_KEYS
     from nvme_emu.observe.nvme_words import show_regs as form
     from nvme_emu.spec.decode import decode_register, render
+    from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, Cns
     from nvme_emu.spec.registers import Reg
 
+    # A capsule size is reported by controllers behind a fabric only (Base 2.1, Identify Controller, IOCCSZ).
+    over_fabrics = IDENTIFY_CONTROLLER.parse(target.identify(Cns.CONTROLLER)).ioccsz != 0
+    keys = FABRICS_REGISTERS if over_fabrics else {key for key, _, _, _ in REGISTER_KEYS}
     end = max(offset + size for _, offset, size, _ in REGISTER_KEYS)
-    raw = b"".join(target.register(offset, 4).to_bytes(4, "little") for offset in range(0, end, 4))
-    data = form(lambda offset, size: int.from_bytes(raw[offset : offset + size], "little"))
+    raw = bytearray((b"\xff" if over_fabrics else b"\0") * end)
     lines = []
     for key, offset, size, _ in REGISTER_KEYS:
-        value = int.from_bytes(raw[offset : offset + size], "little")
-        if value or key in ("cc", "csts"):
-            lines.append(render(decode_register(Reg(offset).name, value)))
-    return Answer(data=data, raw=raw, lines=lines)
+        if key in keys:
+            value = sum(target.register(offset + at, 4) << 8 * at for at in range(0, size, 4))
+            raw[offset : offset + size] = value.to_bytes(size, "little")
+            if value or key in ("cc", "csts"):
+                lines.append(render(decode_register(Reg(offset).name, value)))
+    data = form(lambda offset, size: int.from_bytes(raw[offset : offset + size], "little"))
+    return Answer(data=data, raw=bytes(raw), lines=lines)
 
 
 @_command(

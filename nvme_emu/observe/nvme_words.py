@@ -31,6 +31,7 @@ from nvme_emu.spec.logs import (
 from nvme_emu.spec.opcodes import opcode_name
 
 __all__ = [
+    "FABRICS_REGISTERS",
     "REGISTER_KEYS",
     "effects_log",
     "error_log",
@@ -95,13 +96,16 @@ _DESCRIPTOR_HEAD: Final = 4
 # (key, offset, bytes, signed): in the order of nvme-cli's output.
 REGISTER_KEYS: Final = (
     ("cap", 0x00, 8, False), ("vs", 0x08, 4, True), ("intms", 0x0C, 4, True), ("intmc", 0x10, 4, True),
-    ("cc", 0x14, 4, True), ("csts", 0x1C, 4, True), ("nssr", 0x20, 4, True), ("crto", 0x68, 4, True),
-    ("aqa", 0x24, 4, True), ("asq", 0x28, 8, False), ("acq", 0x30, 8, False), ("cmbloc", 0x38, 4, True),
-    ("cmbsz", 0x3C, 4, True), ("bpinfo", 0x40, 4, True), ("bprsel", 0x44, 4, True), ("bpmbl", 0x48, 8, False),
-    ("cmbmsc", 0x50, 8, False), ("cmbsts", 0x58, 4, True), ("pmrcap", 0xE00, 4, True), ("pmrctl", 0xE04, 4, True),
-    ("pmrsts", 0xE08, 4, True), ("pmrebs", 0xE0C, 4, True), ("pmrswtp", 0xE10, 4, True),
-    ("pmrmscl", 0xE14, 4, False), ("pmrmscu", 0xE18, 4, False),
+    ("cc", 0x14, 4, True), ("csts", 0x1C, 4, True), ("nssr", 0x20, 4, True), ("aqa", 0x24, 4, True),
+    ("asq", 0x28, 8, False), ("acq", 0x30, 8, False), ("cmbloc", 0x38, 4, True), ("cmbsz", 0x3C, 4, True),
+    ("bpinfo", 0x40, 4, True), ("bprsel", 0x44, 4, True), ("bpmbl", 0x48, 8, False), ("cmbmsc", 0x50, 8, False),
+    ("cmbsts", 0x58, 4, True), ("cmbebs", 0x5C, 4, True), ("cmbswtp", 0x60, 4, True), ("nssd", 0x64, 4, True),
+    ("crto", 0x68, 4, True), ("pmrcap", 0xE00, 4, True), ("pmrctl", 0xE04, 4, True), ("pmrsts", 0xE08, 4, True),
+    ("pmrebs", 0xE0C, 4, True), ("pmrswtp", 0xE10, 4, True), ("pmrmscl", 0xE14, 4, False),
+    ("pmrmscu", 0xE18, 4, False),
 )  # fmt: skip
+FABRICS_REGISTERS: Final = frozenset({"cap", "vs", "cc", "csts", "nssr"})
+"""What nvme-cli asks for over fabrics, where there are no others but CRTO; those that it did not read are all ones."""
 
 SELECT_SUPPORTED: Final = 3
 # Where nvme-cli's name of a feature is not the specification's.

@@ -5,48 +5,18 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from linux_guest_lib.guest import HOST_ADDRESS, NETWORK_UP, Guest, network_device
-from linux_guest_lib.server import Server, free_port
-from linuxguest import TROUBLE, Attached
+from linux_guest_lib.guest import HOST_ADDRESS
+from linuxguest import NQN, OverTcp, over_tcp
 
 from nvme_emu.core.dhchap import Secret
 from nvme_emu.spec.dhchap import DhHash
 
-NQN = "nqn.2024-01.org.example:linux"
 OTHER_HOST = "nqn.2024-01.org.example:other-host"
 OTHER_ID = "6e766d65-2d65-4d75-8000-0000000000ff"
 pytestmark = pytest.mark.usefixtures("buildable")
-
-
-class OverTcp(Attached):
-    """A server at a port and a guest with a network to it."""
-
-    def connect(self, *options: str) -> str:
-        """`nvme connect` of the subsystem with more options; the output."""
-        where = f"-t tcp -a {HOST_ADDRESS} -s {self.server.ports[0]} -n {NQN}"
-        out = self.check(f"nvme connect {where} {' '.join(options)}")
-        self.check("for n in $(seq 100); do [ -b /dev/nvme0n1 ] && exit 0; sleep 0.1; done; exit 1")
-        return out
-
-
-@contextmanager
-def over_tcp(*options: str) -> Iterator[OverTcp]:
-    """At the end nothing may have gone wrong on either side."""
-    with Server("--nqn", NQN, *options, devices=0, ports=[free_port()]) as server:
-        kernel = "nvme_core.admin_timeout=10 nvme_core.io_timeout=20"
-        with Guest(network_device(), kernel_options=kernel) as machine:
-            machine.check(NETWORK_UP)
-            yield OverTcp(server, machine)
-            troubles = [line for line in machine.console.splitlines() if any(one in line for one in TROUBLE)]
-        code = server.stop()
-        assert not troubles, machine.version + "\n" + "\n".join(troubles)
-        assert code == 0, server.log
-        assert all(device["internal_error"] is None for device in server.summary["devices"])
-        assert "internal error" not in server.log
 
 
 @pytest.fixture(scope="module")

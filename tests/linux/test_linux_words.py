@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from linux_guest_lib.server import program
-from linuxguest import Attached, attached
+from linuxguest import Attached, attached, over_tcp
 
 SIZE = 64 << 20
 
@@ -124,3 +124,14 @@ def test_feature_that_is_not_there_is_refused_by_both(both: Both) -> None:
     assert both.ssd.run("nvme get-feature /dev/nvme0 -f 0x7f -o json").status != 0
     command = [*program(), "get-feature", str(both.socket), "-f", "0x7f", "-o", "json"]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == 1
+
+
+def test_show_regs_says_what_nvme_cli_says_over_tcp(buildable: None, tmp_path: Path) -> None:
+    """Over PCI Express this kernel lets nobody map the properties; over fabrics they are commands."""
+    socket = tmp_path / "rpc.sock"
+    with over_tcp("--size", str(SIZE), "--rpc", str(socket)) as linux:
+        linux.connect()
+        both, word = Both(linux, socket), Word(name="show-regs", guest="/dev/nvme0")
+        theirs, ours = both.theirs(word), both.ours(word)
+    assert list(same(theirs, ours, theirs, frozenset())) == []
+    assert theirs["csts"] == 1 and theirs["aqa"] == -1
