@@ -72,6 +72,7 @@ class Options:
 
     vfio_user: tuple[str, ...]
     tcp: tuple[str, ...]
+    tcp_address: tuple[str, ...]
     nqn: tuple[str, ...]
     allow_host: tuple[str, ...]
     dhchap_secret: tuple[str, ...]
@@ -120,6 +121,12 @@ class FrontEnd(Protocol):
     metavar="HOST:PORT",
     multiple=True,
     help="Offer an SSD over NVMe/TCP there (port 0: a free one); repeatable.",
+)
+@click.option(
+    "--tcp-address",
+    metavar="ADDRESS[:PORT]",
+    multiple=True,
+    help="Where hosts reach --tcp, for the discovery log (the address that they came to); repeatable.",
 )
 @click.option("--nqn", metavar="NQN", multiple=True, help="The name of the nth --tcp SSD (made of its serial number).")
 @click.option(
@@ -204,6 +211,8 @@ def _serve(options: Options) -> int:
         raise ValueError(f"{len(options.rpc)} --rpc sockets for {len(places)} SSD(s)")
     if len(options.nqn) > len(options.tcp):
         raise ValueError(f"{len(options.nqn)} --nqn for {len(options.tcp)} --tcp")
+    if options.tcp_address and not options.tcp:
+        raise ValueError("--tcp-address is about --tcp, which is not there")
     if options.allow_host and not options.tcp:
         raise ValueError("--allow-host is about --tcp, which is not there")
     if (options.dhchap_secret or options.dhchap_ctrl_secret) and not options.tcp:
@@ -353,7 +362,7 @@ def _make_front(
 ) -> FrontEnd:
     if faults is None:
         return _VfioUserFront(loop, where, device, options)
-    from nvme_emu.cli.serve_tcp import TcpFront, dhchap_policy
+    from nvme_emu.cli.serve_tcp import TcpFront, advertised, dhchap_policy
 
     nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
     return TcpFront(
@@ -362,6 +371,7 @@ def _make_front(
         device,
         nqn=nqn,
         hosts=options.allow_host,
+        addresses=advertised(options.tcp_address, len(options.tcp)),
         dhchap=dhchap_policy(
             options.dhchap_secret, options.dhchap_ctrl_secret, options.dhchap_hash, options.dhchap_dhgroup
         ),

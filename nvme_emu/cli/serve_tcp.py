@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from nvme_emu.core.ports import StreamTap
     from nvme_emu.transports.loop import Loop
 
-__all__ = ["DHCHAP_GROUPS", "DHCHAP_HASHES", "TcpFront", "dhchap_policy"]
+__all__ = ["DHCHAP_GROUPS", "DHCHAP_HASHES", "TcpFront", "advertised", "dhchap_policy"]
 
 # As Linux's target calls them (dhchap_hash and dhchap_dhgroup in its configfs).
 DHCHAP_HASHES: Final = {f"hmac({one.name.lower()})": int(one) for one in DhHash}
@@ -68,6 +69,27 @@ def dhchap_policy(
     )
 
 
+def advertised(given: Sequence[str], targets: int = 1) -> list[tuple[str, int]]:
+    """Where hosts reach each of so many targets: (address, port) of each ADDRESS[:PORT]; port 0 is the target's own.
+
+    Another port is for what a gateway forwards. ValueError for what is no IP address of one machine (the discovery
+    log has no names), and for a port that several targets would share.
+    """
+    found = []
+    for text in given:
+        host, port = parse_address(text, 0)
+        try:
+            one_machine = not ipaddress.ip_address(host).is_unspecified
+        except ValueError:
+            one_machine = False
+        if not one_machine:
+            raise ValueError(f"--tcp-address {text}: {host!r} is no IP address that hosts can connect to")
+        if port and targets > 1:
+            raise ValueError(f"--tcp-address {text}: the port can be that of one --tcp only, and there are {targets}")
+        found.append((host, port))
+    return found
+
+
 class TcpFront:
     """A device at a TCP address. ValueError for an address or a name that is none, OSError for one in use."""
 
@@ -79,6 +101,7 @@ class TcpFront:
         *,
         nqn: str,
         hosts: Sequence[str],
+        addresses: Sequence[tuple[str, int]] = (),
         dhchap: DhchapPolicy | None = None,
         log: Callable[[str], None],
         on_association: Callable[[Association], None] | None = None,
@@ -107,8 +130,11 @@ class TcpFront:
         self.nqn = subsystem.nqn
         self.target = FabricsTarget([subsystem])
         self._server = TcpServer(loop, self.target, TcpServerConfig(host=host, port=port), log=log, tap=tap)
-        bound_host, bound_port = self._server.address
-        self._server.log(f"nvme connect -t tcp -a {bound_host} -s {bound_port} -n {self.nqn}")
+        own_port = self._server.address[1]
+        self.target.addresses = tuple((reached, its_port or own_port) for reached, its_port in addresses)
+        for reached, its_port in self.target.addresses or (self._server.address,):
+            at = "ADDRESS" if ipaddress.ip_address(reached).is_unspecified else reached
+            self._server.log(f"nvme connect -t tcp -a {at} -s {its_port} -n {self.nqn}")
 
     def _joined(self, association: Association) -> None:
         """A host has made a controller: it is as healthy as the SSD is."""

@@ -46,9 +46,9 @@ class TcpServerConfig:
     options: TargetOptions = field(default_factory=TargetOptions)
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
     """(host, port) of HOST:PORT, HOST, :PORT or [IPV6]:PORT. ValueError for anything else."""
-    host, port = text, str(DEFAULT_PORT)
+    host, port = text, str(default_port)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
@@ -188,7 +188,7 @@ class Connection:
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._session = TargetSession(server.config.options)
-        self._queue = server.target.open(self, client.getsockname()[:2], server.loop.clock())
+        self._queue = server.target.open(self, _came_to(client), server.loop.clock())
         self._session.queue = self._queue
         if server.tap is not None:
             self._tap = server.tap(client.getpeername()[:2])
@@ -343,6 +343,12 @@ class Connection:
             self._tap.closed(by_controller=self._lingering)
         self._server.forget(fd, self)
         self._socket.close()
+
+
+def _came_to(client: socket.socket) -> tuple[str, int]:
+    """Our address as the host knows it: a socket for both families has IPv4 inside IPv6."""
+    host, port = client.getsockname()[:2]
+    return host.removeprefix("::ffff:") if "." in host else host, port
 
 
 def _behind(buffers: list[bytes | memoryview], sent: int) -> bytes:
