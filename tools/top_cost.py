@@ -1,6 +1,6 @@
 """What `nvme-emu top` costs the workload it looks at: I/Os a second of processor time, bare, traced, watched.
 
-    python tools/top_cost.py [--seconds 5] [--views overview,queues,latency] [--size 120x40]
+    python tools/top_cost.py [--seconds 5] [--warm 2] [--views overview,queues,latency] [--size 120x40]
 
 Processor time and not time, so that a busy machine changes the figures little. The inspector draws into a
 pseudo-terminal that somebody reads and throws away. It runs with one interpreter lock: what it takes, the
@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import sys
 import termios
@@ -21,12 +22,12 @@ import threading
 import time
 from collections.abc import Callable
 
-JOB = "[mixed]\nioengine=libaio\nrw=randrw\nrwmixread=70\nbs=4k\niodepth=32\nsize=256m\ntime_based\nruntime=1d\n"
-WARM_S = 2.0
+from nvme_emu.cli.top import VIEWS
 
 
-def measure(kind: str, view: str, seconds: float) -> dict[str, float]:
-    """One row, in this process."""
+
+def measure(kind: str, view: str, seconds: float, warm_s: float) -> dict[str, float]:
+    """One row, in this process: `seconds` after the first `warm_s`."""
     from nvme_emu.cli.top import LEND_S, SWITCH_S, Options, Workload, _plan
     from nvme_emu.observe.tui.app import TopApp
 
@@ -50,7 +51,7 @@ def measure(kind: str, view: str, seconds: float) -> dict[str, float]:
         found: dict[str, float] = {}
 
         def watch() -> None:
-            time.sleep(WARM_S)
+            time.sleep(warm_s)
             before = (time.monotonic(), time.process_time(), counters.posted, drawn(), gate.seen)
             time.sleep(seconds)
             after = (time.monotonic(), time.process_time(), counters.posted, drawn(), gate.seen)
@@ -73,13 +74,13 @@ def measure(kind: str, view: str, seconds: float) -> dict[str, float]:
     return found
 
 
-def in_terminal(kind: str, view: str, seconds: float, size: tuple[int, int]) -> dict[str, float]:
+def in_terminal(kind: str, view: str, seconds: float, warm_s: float, size: tuple[int, int]) -> dict[str, float]:
     """One row, in a process of its own whose terminal is a pseudo-terminal."""
     reader, writer = os.pipe()
     pid, terminal = pty.fork()
     if not pid:
         os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")
-        os.write(writer, json.dumps(measure(kind, view, seconds)).encode())
+        os.write(writer, json.dumps(measure(kind, view, seconds, warm_s)).encode())
         os._exit(0)
     os.close(writer)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
@@ -97,17 +98,22 @@ def in_terminal(kind: str, view: str, seconds: float, size: tuple[int, int]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--warm", type=float, default=2.0, help="seconds before that are not measured")
     parser.add_argument("--views", default="overview,queues,commands,latency,trace")
     parser.add_argument("--size", default="120x40")
     chosen = parser.parse_args()
-    width, height = map(int, chosen.size.split("x"))
+    views, size = chosen.views.split(","), re.fullmatch(r"(\d+)x(\d+)", chosen.size)
+    if size is None:
+        parser.error(f"--size {chosen.size}: columns and lines, as in 80x24")
+    if not set(views) <= set(VIEWS):
+        parser.error(f"--views {chosen.views}: the views are {', '.join(VIEWS)}")
+    width, height = map(int, size.groups())
     bare = traced = 0.0
-    rows = [("bare", "overview"), ("traced", "overview"), *(("top", view) for view in chosen.views.split(","))]
+    rows = [("bare", "overview"), ("traced", "overview"), *(("top", view) for view in views)]
     for kind, view in rows:
-        row = in_terminal(kind, view, chosen.seconds, (width, height))
+        row = in_terminal(kind, view, chosen.seconds, chosen.warm, (width, height))
         if not row:
-            sys.stderr.write(f"{kind} {view}: failed\n")
-            continue
+            sys.exit(f"{kind} {view}: failed")
         rate = row["ios_per_cpu_s"]
         bare = bare or rate
         traced = rate if kind == "traced" else traced

@@ -21,7 +21,7 @@ from textual.widget import Widget
 
 from nvme_emu.observe.rpc_client import RpcError
 from nvme_emu.observe.tui.frame import Frame
-from nvme_emu.observe.tui.ink import Lines, plain
+from nvme_emu.observe.tui.ink import Lines, plain, segments
 from nvme_emu.observe.tui.screen import CHROME_LINES, body, screen, view_of, views_of
 from nvme_emu.observe.tui.source import Source
 from nvme_emu.observe.tui.ui import Ui, matches
@@ -114,8 +114,8 @@ class Screenful(Widget, can_focus=True):
         """Textual asks for the lines of the regions that were refreshed."""
         if y >= len(self._lines):
             return Strip.blank(self.size.width)
-        segments = list(self._lines[y].render(self.app.console))
-        return Strip(segments).apply_style(self._style or self.rich_style).adjust_cell_length(self.size.width)
+        pieces = segments(self._lines[y], self._style or self.rich_style, self.app.console)
+        return Strip(pieces).adjust_cell_length(self.size.width)
 
 
 class TopApp(App[None]):

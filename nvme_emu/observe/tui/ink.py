@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rich.console import Console
+from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "plain",
     "rule",
     "runs",
+    "segments",
     "spark",
     "table",
     "window",
@@ -63,6 +67,7 @@ READ: Final = "#7aa2f7"
 WRITE: Final = "#ff9e64"
 SELECTED: Final = "on #2b3152"
 
+_NOTHING: Final = Style.null()
 _SPARKS: Final = " ▁▂▃▄▅▆▇█"
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _HEAT: Final = ("#2a2f4a", "#24365c", "#285a8c", "#2f8ea8", "#4fb58b", "#a3c25a", "#e8b04f", "#f4733f")
@@ -85,6 +90,23 @@ def runs(cells: Iterable[tuple[str, str]]) -> Text:
     for style, group in itertools.groupby(cells, lambda cell: cell[1]):
         text.append("".join(glyph for glyph, _ in group), style)
     return text
+
+
+def segments(text: Text, base: Style, console: Console) -> list[Segment]:
+    """The pieces of a text over a base style, as `Text.render` makes them; quicker where no spans overlap."""
+    words, found, at = text.plain, [], 0
+    for start, end, style in text.spans:
+        if start < at or text.style:
+            return [Segment(part, base + (style or _NOTHING)) for part, style, _ in text.render(console)]
+        if start > at:
+            found.append(Segment(words[at:start], base))
+        if end > start:
+            found.append(Segment(words[start:end], base + console.get_style(style, default=_NOTHING)))
+        at = end
+    if at < len(words):
+        own = base + console.get_style(text.style, default=_NOTHING)
+        found.append(Segment(words[at:], own))
+    return found
 
 
 def fit(text: Text, width: int) -> Text:
@@ -201,13 +223,12 @@ def table(
 
 
 def _cells(cells: Sequence[Cell], sized: Sequence[tuple[Column, int]]) -> Text:
-    text = Text(no_wrap=True, end="")
+    pieces = []
     for cell, (column, width) in zip(cells, sized, strict=True):
         words, style = (cell, column.style) if isinstance(cell, str) else cell
         words = crop(words, width)
-        text.append(words.rjust(width) if column.right else words.ljust(width), style)
-        text.append(" ")
-    return text
+        pieces.append(((words.rjust(width) if column.right else words.ljust(width)) + " ", style))
+    return runs(pieces)
 
 
 def pad(lines: Lines, width: int, height: int) -> Lines:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from rich.text import Text
 
 from nvme_emu.observe.state import FieldState, RegisterState, SmartState
@@ -39,12 +41,13 @@ KELVIN = 273
 def _draw(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
     left = max(44, width * 55 // 100)
     rest = height - 7
-    registers = _registers(frame, ui, left - 4, rest - 2)
+    registers = frame.controller.registers if frame.controller is not None else None
     health = _health(frame, width - left - 4)
     return [
         *panel(_title(frame), _throughput(frame, width - 4), width, 7, right=_cost(frame)),
         *beside(
-            panel(_state(frame), registers, left, rest), panel("health", health, width - left, rest)
+            _register_panel(_state(frame), registers, ui.cursor, left, rest),
+            panel("health", health, width - left, rest),
         ),
     ]
 
@@ -124,11 +127,18 @@ def _state(frame: Frame) -> str:
     return "registers" if ctrl is None else f"registers · {ctrl.state}"
 
 
-def _registers(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
-    ctrl = frame.controller
-    if ctrl is None:
-        return [line(("a trace tells nothing of the registers", DIM))]
-    blocks = [(reg, _packed(reg, width)) for reg in ctrl.registers]
+@functools.lru_cache(maxsize=8)
+def _register_panel(
+    title: str, registers: tuple[RegisterState, ...] | None, cursor: int, width: int, height: int
+) -> Lines:
+    """Kept, and only read by who gets it: it is half of the page, and hardly ever changes between two frames."""
+    if registers is None:
+        return panel(title, [line(("a trace tells nothing of the registers", DIM))], width, height)
+    return panel(title, _registers(registers, cursor, width - 4, height - 2), width, height)
+
+
+def _registers(registers: tuple[RegisterState, ...], cursor: int, width: int, height: int) -> Lines:
+    blocks = [(reg, _packed(reg, width)) for reg in registers]
     spare = height - len(blocks) - sum(len(fields) for _, fields in blocks)
     lines: Lines = []
     for index, (reg, fields) in enumerate(blocks):
@@ -139,7 +149,7 @@ def _registers(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
             spare -= len(told) - len(fields)
             fields = told
         head = fit(_register_head(reg), width)
-        if index == ui.cursor:
+        if index == cursor:
             head.stylize(SELECTED)
         left = height - len(lines) - (len(blocks) - index)
         lines += [head, *fields[: max(0, left)]]
