@@ -1,4 +1,4 @@
-"""TARGET of the commands with nvme-cli's names: an image file, the socket of a running SSD, or `mem`."""
+"""TARGET of the commands with nvme-cli's names: an image file, the socket of a running SSD, a URL, or `mem`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ def open_target(text: str) -> Iterator[Target]:
     """The controller that TARGET names.
 
     ``mem`` or ``mem:SIZE`` is a fresh SSD in memory. An image file is attached to a controller in this process
-    for as long as the command takes. ValueError or OSError, naming the target, where it cannot be used.
+    for as long as the command takes. With ``nvme-tcp://HOST:PORT/NQN`` our driver connects to a controller and asks by
+    admin commands; a connection that does not come up or gets lost ends the command. ValueError or OSError, naming the
+    target, where it cannot be used.
     """
     from nvme_emu.observe.rpc_client import RpcClient
-    from nvme_emu.observe.target import LocalTarget, RpcTarget
+    from nvme_emu.observe.target import DriverTarget, LocalTarget, RpcTarget
 
     if "://" in text:
-        raise ValueError(f"{text}: a target is an image file, the --rpc socket of a running SSD, or mem[:SIZE]")
+        import nvme_emu
+
+        with nvme_emu.open(text, ctrl_loss_tmo=0) as remote:
+            yield DriverTarget(remote.driver)
+        return
     kind, _, size = text.partition(":")
     if kind != "mem" and stat.S_ISSOCK(os.stat(text).st_mode):
         with RpcClient(text) as client:

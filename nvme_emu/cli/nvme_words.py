@@ -77,7 +77,8 @@ def _command(name: str, example: str, *options: Any, default: str | None = None)
     """Make a click command of a function (target, options) -> Answer."""
     epilog = (
         f"\b\nExamples:\n  nvme-emu {name} disk.img{example}\n  nvme-emu {name} /tmp/ssd.sock{example} -o json\n\n"
-        "\b\nTARGET: an image file, the --rpc socket of a running SSD, or mem (a fresh SSD in memory).\n\n"
+        "\b\nTARGET: an image file, the --rpc socket of a running SSD, nvme-tcp://HOST:PORT/NQN,\n"
+        "or mem (a fresh SSD in memory).\n\n"
         "\b\nExit codes: 0 done; 1 the device refused; 2 bad usage, or a target that cannot be used."
     )
 
@@ -99,7 +100,9 @@ def _command(name: str, example: str, *options: Any, default: str | None = None)
             show_default=True,
             help="JSON has nvme-cli's keys and values; binary is the structure's bytes.",
         )(command)
-        command = click.argument("target", metavar="TARGET", default=default, required=default is None)(command)
+        # A default of None, given by name, is a value for click: the target would not be missing.
+        given = {"required": True} if default is None else {"default": default}
+        command = click.argument("target", metavar="TARGET", **given)(command)
         settings = {"help_option_names": ["-h", "--help"]}
         made: click.Command = click.command(name, cls=JsonCommand, epilog=epilog, context_settings=settings)(command)
         return made

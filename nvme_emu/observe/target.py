@@ -1,19 +1,29 @@
-"""A controller to ask, wherever it is: in this process, or behind the socket of a running `serve` or `run`."""
+"""A controller to ask, wherever it is: in this process, behind the socket of a running `serve` or `run`, or driven."""
 
 from __future__ import annotations
 
 import struct
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from nvme_emu.core.errors import CommandError
+from nvme_emu.core.errors import CommandError, NvmeError
 from nvme_emu.observe import management
 from nvme_emu.observe.rpc_client import RpcClient, RpcError
 from nvme_emu.observe.rpc_core import DEVICE_ERROR
 from nvme_emu.observe.watched import Watched
+from nvme_emu.spec.commands import GET_FEATURES_CDW10
+from nvme_emu.spec.feature_data import HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP
+from nvme_emu.spec.features import Fid
 from nvme_emu.spec.identify import Cns
+from nvme_emu.spec.opcodes import AdminOpcode
+from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.status import STATUS_CODE_MASK
 
-__all__ = ["LocalTarget", "RpcTarget", "Target", "active_namespaces"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nvme_emu.driver import NvmeDriver
+
+__all__ = ["DriverTarget", "LocalTarget", "RpcTarget", "Target", "active_namespaces"]
 
 
 class Target(Protocol):
@@ -94,3 +104,65 @@ class RpcTarget:
     def register(self, offset: int, size: int) -> int:
         """See `Target`."""
         return int(self._call("registers.read", offset=offset, size=size)["value"])
+
+
+# The properties that there are over fabrics, with their bytes (Base 2.1, clause 3.1.4).
+_PROPERTIES: Final = {Reg.CAP: 8, Reg.VS: 4, Reg.CC: 4, Reg.CSTS: 4, Reg.CRTO: 4}
+# Of features that are more than a dword: how much the host has to be ready for.
+_FEATURE_BYTES: Final[dict[int, int]] = {
+    Fid.TIMESTAMP: TIMESTAMP.size,
+    Fid.HOST_BEHAVIOR: HOST_BEHAVIOR.size,
+    Fid.HOST_IDENTIFIER: HOST_IDENTIFIER.size,
+}
+_SELECT_SUPPORTED: Final = 3
+_EXHID: Final = 1
+
+
+class DriverTarget:
+    """A controller that our driver is connected to: what it is asked are commands of the admin queue.
+
+    Reading a log page clears its event, at this host's controller only; the others of the subsystem are not touched.
+    """
+
+    def __init__(self, driver: NvmeDriver) -> None:
+        self._driver = driver
+
+    def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
+        """See `Target`."""
+        return bytes(self._ask(lambda: self._driver.admin.identify(cns, nsid=nsid, csi=csi)))
+
+    def log(self, lid: int, nbytes: int, offset: int = 0) -> bytes:
+        """See `Target`."""
+        return bytes(self._ask(lambda: self._driver.admin.get_log_page(lid, nbytes, offset=offset)))
+
+    def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
+        """See `Target`."""
+        nbytes = 0 if sel == _SELECT_SUPPORTED else _FEATURE_BYTES.get(fid, 0)
+        if fid == Fid.HOST_IDENTIFIER:
+            cdw11 |= _EXHID  # over fabrics there is no other
+        dw0, data = self._ask(
+            lambda: self._driver.admin.execute(
+                AdminOpcode.GET_FEATURES,
+                nsid=nsid,
+                cdw10=GET_FEATURES_CDW10.pack(fid=fid, sel=sel),
+                cdw11=cdw11,
+                read_bytes=nbytes,
+            )
+        )
+        return dw0, b"" if data is None else data.tobytes()
+
+    def register(self, offset: int, size: int) -> int:
+        """See `Target`; zero for a property that there is not over fabrics."""
+        for start, width in _PROPERTIES.items():
+            if start <= offset and offset + size <= start + width:
+                read = self._driver.port.read64 if width == 8 else self._driver.port.read32
+                return read(start) >> 8 * (offset - start) & (1 << 8 * size) - 1
+        return 0
+
+    def _ask(self, command: Callable[[], Any]) -> Any:
+        try:
+            return command()
+        except NvmeError as error:
+            if error.status is None:
+                raise
+            raise CommandError(error.status & STATUS_CODE_MASK) from error

@@ -6,6 +6,7 @@ repeats them, as fio's does) and the parsed values of every honoured option.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from nvme_emu.workload.values import Units, expand
 __all__ = ["JobFile", "JobFileError", "JobSection", "parse_job_file", "parse_job_text"]
 
 _INCLUDE_DEPTH_MAX = 16
+_SHOWN_MAX, _MESSAGE_MAX = 60, 300
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 class JobFileError(ValueError):
@@ -80,10 +83,10 @@ class _Reader:
     def _setting(self, place: str, text: str) -> Setting:
         name, equals, value = _without_comment(text).partition("=")
         setting = Setting(place, name.strip(), value.strip() if equals else None)
-        return Setting(f"{place} {text.strip()}", setting.name, setting.text) if place == "--set" else setting
+        return Setting(f"{place} {_short(text.strip())}", setting.name, setting.text) if place == "--set" else setting
 
     def read(self, text: str, source: str, folder: Path, depth: int = 0) -> None:
-        for number, raw in enumerate(text.splitlines(), 1):
+        for number, raw in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), 1):
             line, place = raw.strip(), f"{source}:{number}"
             if not line or line[0] in ";#":
                 continue
@@ -92,7 +95,7 @@ class _Reader:
             elif line.split(None, 1)[0] == "include":
                 self._include(line, place, folder, depth)
             elif self.current is None:
-                self.problems.append(f"{place}: '{line}' stands before the first [section]")
+                self.problems.append(f"{place}: '{_short(line)}' stands before the first [section]")
             else:
                 self.current.append(self._setting(place, line))
 
@@ -101,7 +104,7 @@ class _Reader:
         if depth:
             self.problems.append(f"{place}: an included file must not open sections")
         elif "]" not in line or not name:
-            self.problems.append(f"{place}: '{line}' is not a section like [name]")
+            self.problems.append(f"{place}: '{_short(line)}' is not a section like [name]")
         elif name == "global":
             # A [global] applies to the jobs below it: each job keeps the list as it stands at its own start.
             self.globals = list(self.globals)
@@ -120,9 +123,9 @@ class _Reader:
             return
         # fio looks in the working directory; beside the job file is where people keep them.
         candidates = (Path(parts[1]), folder / parts[1])
-        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
         if path is None:
-            self.problems.append(f"{place}: cannot include '{parts[1]}': no such file")
+            self.problems.append(f"{place}: cannot include '{_short(parts[1])}': no such file")
             return
         try:
             self.read(path.read_text(encoding="utf-8"), str(path), path.parent, depth + 1)
@@ -135,7 +138,7 @@ class _Reader:
         for setting in settings:
             option = find_option(setting.name)
             if option is None:
-                self._problem(setting, f"unknown option '{setting.name}'{suggest(setting.name)}")
+                self._problem(setting, f"unknown option '{_short(setting.name)}'{suggest(setting.name)}")
                 continue
             text = setting.text if setting.text is not None else option.bare
             if text is None:
@@ -153,7 +156,7 @@ class _Reader:
         missing: tuple[str, ...],
         section: JobSection | None,
     ) -> None:
-        shown = setting.name if setting.text is None else f"{setting.name}={text}"
+        shown = _short(setting.name if setting.text is None else f"{setting.name}={text}")
         if option.rule is Rule.NOTED or (option.rule is Rule.REFUSED and text in option.harmless):
             reason = option.help if option.rule is Rule.NOTED else "this is what happens anyway"
             self.notes[f"{self._where(setting)}{shown}: accepted without effect: {reason}"] = None
@@ -166,7 +169,7 @@ class _Reader:
             value = option.parse(text, units)
         except (ValueError, OverflowError) as error:
             unset = "".join(f" (${{{name}}} is not set)" for name in missing)
-            self._problem(setting, f"{setting.name}: {error}{unset}")
+            self._problem(setting, f"{setting.name}: {_short(str(error), _MESSAGE_MAX)}{unset}")
             return
         if section is not None:
             section.values[option.name] = value
@@ -183,6 +186,11 @@ class _Reader:
         line = f"{setting.place}: {message}"
         if line not in self.problems:
             self.problems.append(line)
+
+
+def _short(text: str, length: int = _SHOWN_MAX) -> str:
+    """What stands in a message, though somebody's file has no line ends."""
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def _without_comment(text: str) -> str:

@@ -378,5 +378,7 @@ def find_option(name: str) -> Option | None:
 def suggest(name: str) -> str:
     """` (did you mean …?)` for a mistyped option, or the empty string."""
     names = [known for known, row in OPTIONS.items() if row.rule is Rule.HONOURED]
+    if len(name) > 2 * max(map(len, names)):
+        return ""
     close = difflib.get_close_matches(re.sub("-", "_", name), names, n=2, cutoff=0.6)
     return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -97,7 +98,7 @@ def test_word_of_an_image_prints_every_form(command: str, tmp_path: Path) -> Non
     ("args", "code", "message"),
     [
         (["id-ctrl", "/nowhere"], 2, "/nowhere"),
-        (["id-ctrl", "nvme-tcp://h:1"], 2, "a target is an image file"),
+        (["id-ctrl", "nvme-tcp://h:1"], 2, "names a subsystem"),
         (["id-ctrl", "mem:tiny"], 2, "tiny"),
         (["id-ns", "mem", "-n", "99"], 1, "Invalid Namespace"),
         (["ns-descs", "mem", "-n", "7"], 1, "Invalid Namespace"),
@@ -119,6 +120,12 @@ def test_bad_number_is_bad_usage(args: list[str]) -> None:
 
         main(args)
     assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize("command", [word for word in WORDS if word != "list"])
+def test_missing_target_is_bad_usage(command: str) -> None:
+    result = invoke(command, *EXTRA.get(command, []))
+    assert isinstance(result.exception, click.MissingParameter) and "TARGET" in str(result.exception.param.metavar)
 
 
 @pytest.mark.parametrize("command", ["ctl", "decode", "trace", *WORDS])

@@ -134,6 +134,27 @@ def test_file_malformed_says_what_is_wrong(text: str, message: str) -> None:
     assert message in problems(text)[0]
 
 
+def test_byte_order_mark_of_a_windows_editor_is_no_part_of_the_job(tmp_path: Path) -> None:
+    path, included = tmp_path / "a.fio", tmp_path / "b.fio"
+    included.write_text("bs=8k\n", encoding="utf-8-sig")
+    path.write_text("[a]\nrw=read\ninclude b.fio\n", encoding="utf-8-sig")
+    (job,) = parse_job_file(str(path)).jobs
+    assert (job.name, job.get("rw")) == ("a", "read")
+    assert job.texts["bs"] == "8k"
+
+
+@pytest.mark.parametrize("text", ["{}", "[a]\n{}", "[a]\n{}=1", "[{}", "[a]\nexec_prerun={}", "[a]\ninclude {}"])
+def test_message_does_not_repeat_a_line_of_megabytes(text: str) -> None:
+    (message,) = problems(text.format("x" * 5_000_000))
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("override", ["{}", "{}=1", "bs={}"])
+def test_message_does_not_repeat_an_override_of_megabytes(override: str) -> None:
+    assert all(len(line) < 400 for line in problems("[a]\n", overrides=[override.format("x" * 100_000)]))
+
+
+
 def test_file_missing_or_binary_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(JobFileError, match="cannot read the job file: No such file"):
         parse_job_file(str(tmp_path / "none.fio"))
