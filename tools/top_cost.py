@@ -25,7 +25,6 @@ from collections.abc import Callable
 from nvme_emu.cli.top import VIEWS
 
 
-
 def measure(kind: str, view: str, seconds: float, warm_s: float) -> dict[str, float]:
     """One row, in this process: `seconds` after the first `warm_s`."""
     from nvme_emu.cli.top import LEND_S, SWITCH_S, Options, Workload, _plan
