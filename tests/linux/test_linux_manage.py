@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from linuxchurn import churn
 from linuxguest import Attached, attached
 
 from nvme_emu.spec.firmware import build_firmware
@@ -74,6 +75,13 @@ def test_namespaces_come_and_go(ssd: Attached) -> None:
     wait_for(ssd, f"[ ! -e {DISK} ]")
     ssd.check("nvme attach-ns /dev/nvme0 -n 1 -c 0 && nvme delete-ns /dev/nvme0 -n 2")
     wait_for(ssd, "grep -qx 1 /sys/block/nvme0n1/nsid")
+    assert parsed(ssd, "list-ns /dev/nvme0 --all")["nsid_list"] == [{"nsid": 1}]
+
+
+def test_second_namespace_comes_and_goes_while_the_first_is_verified(ssd: Attached) -> None:
+    out = ssd.check(churn(65536))
+
+    assert int(out.splitlines()[-1]) >= 1
     assert parsed(ssd, "list-ns /dev/nvme0 --all")["nsid_list"] == [{"nsid": 1}]
 
 

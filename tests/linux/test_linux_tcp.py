@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from linux_guest_lib.guest import HOST_ADDRESS
+from linuxchurn import churn
 from linuxguest import NQN, OverTcp, over_tcp
 
 from nvme_emu.core.dhchap import Secret
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.usefixtures("buildable")
 
 @pytest.fixture(scope="module")
 def linux() -> Iterator[OverTcp]:
-    with over_tcp("--size", "256M") as one:
+    # mkfs.xfs wants 300 MiB at least.
+    with over_tcp("--size", "512M", "--tcp-address", HOST_ADDRESS) as one:
         yield one
 
 
@@ -50,9 +52,18 @@ def test_discovery_finds_the_subsystem_and_connect_brings_its_disk(disk: OverTcp
     listed = disk.check("nvme list-subsys")
 
     assert (record["subnqn"], record["trtype"], record["trsvcid"]) == (NQN, "tcp", str(port))
+    # Not the address that the server sees the guest come to.
+    assert record["traddr"] == HOST_ADDRESS
     assert NQN in listed
     assert "live" in listed
-    assert int(disk.check("blockdev --getsize64 /dev/nvme0n1")) == 256 << 20
+    assert int(disk.check("blockdev --getsize64 /dev/nvme0n1")) == 512 << 20
+
+
+def test_connect_all_follows_the_discovery_log(linux: OverTcp) -> None:
+    # The discovery controller is nvme0 at that time, so the disk is another one's.
+    linux.check(f"nvme connect-all -t tcp -a {HOST_ADDRESS} -s {linux.server.ports[0]}")
+    linux.check("for n in $(seq 100); do [ -b /dev/nvme?n1 ] && exit 0; sleep 0.1; done; exit 1")
+    linux.check(f"dd if=$(echo /dev/nvme?n1) of=/dev/null bs=64k count=4 iflag=direct; nvme disconnect -n {NQN}")
 
 
 def wait_for_blocks(disk: OverTcp, lba_size: int) -> None:
@@ -105,11 +116,78 @@ def test_written_data_is_read_with_every_digest(linux: OverTcp, digests: str) ->
 
 @pytest.mark.parametrize(
     ("block", "depth", "engine"),
-    [("512", 1, "psync"), ("4k", 128, "libaio"), ("4k", 32, "io_uring"), ("64k", 16, "io_uring"), ("1M", 8, "libaio")],
+    [
+        ("512", 1, "psync"),
+        ("512", 32, "io_uring"),
+        ("4k", 128, "libaio"),
+        ("4k", 32, "io_uring"),
+        ("4k", 128, "io_uring"),
+        ("64k", 16, "io_uring"),
+        ("1M", 8, "libaio"),
+        ("1M", 8, "io_uring"),
+    ],
 )
 def test_fio_verifies_what_it_wrote(disk: OverTcp, block: str, depth: int, engine: str) -> None:
     size = "512k" if block == "512" else "32M"
     fio(disk, f"--rw=randwrite --bs={block} --size={size} --iodepth={depth} --ioengine={engine}")
+
+
+@pytest.mark.parametrize(("block", "depth"), [("512", 32), ("64k", 8), ("1M", 4)])
+def test_fio_trims_what_it_wrote_and_it_reads_as_zeroes(disk: OverTcp, block: str, depth: int) -> None:
+    size = "512k" if block == "512" else "32M"
+    job = f"fio --name=job --filename=/dev/nvme0n1 --direct=1 --ioengine=io_uring --bs={block} --size={size}"
+    before = disk.discards()
+
+    disk.check(
+        f"""
+        for pattern in write randtrim; do
+            {job} --iodepth={depth} --rw=$pattern >/tmp/fio.log 2>&1 || {{ cat /tmp/fio.log; exit 1; }}
+        done
+        echo 3 >/proc/sys/vm/drop_caches
+        cmp -n $(numfmt --from=iec {size.upper()}) /dev/nvme0n1 /dev/zero
+        {job} --iodepth={depth} --rw=randtrimwrite >/tmp/fio.log 2>&1 || {{ cat /tmp/fio.log; exit 1; }}
+        """
+    )
+
+    assert disk.discards() > before
+
+
+def test_discard_and_zeroing_of_the_whole_disk(disk: OverTcp) -> None:
+    disk.check(
+        """
+        for how in '' -z; do
+            for at in 0 300; do
+                head -c 1M /dev/urandom | dd of=/dev/nvme0n1 bs=64k seek=${at}M oflag=seek_bytes,direct status=none
+            done
+            blkdiscard -f $how /dev/nvme0n1
+            echo 3 >/proc/sys/vm/drop_caches
+            for at in 0 300; do
+                dd if=/dev/nvme0n1 bs=1M count=1 skip=$at status=none | cmp -n 1048576 - /dev/zero
+            done
+        done
+        """
+    )
+
+
+def test_xfs_keeps_a_tree_and_trims_its_free_space(linux: OverTcp) -> None:
+    """Written, trimmed, taken apart over one connection; checked and compared over another."""
+    linux.connect()
+    before = linux.discards()
+    linux.check(
+        "wipefs -aq /dev/nvme0n1; mkfs.xfs -q -f -K /dev/nvme0n1; mount /dev/nvme0n1 /mnt"
+        "; cp -r /usr/sbin /mnt/; sync; rm -r /mnt/sbin; cp -r /usr/sbin /mnt/; fstrim /mnt; umount /mnt"
+        "; xfs_repair -n /dev/nvme0n1 2>&1"
+    )
+    assert linux.discards() > before
+    linux.check(f"nvme disconnect -n {NQN}")
+    linux.connect("--hdr-digest", "--data-digest")
+    out = linux.check(
+        "xfs_repair -n /dev/nvme0n1 2>&1; mount /dev/nvme0n1 /mnt"
+        "; diff -r --no-dereference /usr/sbin /mnt/sbin; umount /mnt"
+        f"; nvme disconnect -n {NQN} >/dev/null; echo same"
+    )
+
+    assert out.endswith("same\n")
 
 
 def test_file_system_survives_disconnect_and_connect(linux: OverTcp) -> None:
@@ -142,6 +220,12 @@ def test_commands_of_nvme_cli_reach_the_device(disk: OverTcp) -> None:
     assert bad.status != 0
     assert "LBA Out of Range" in bad.output
     assert disk.run("nvme compare /dev/nvme0n1 -s 8 -c 7 -z 4096 -d /tmp/in").status != 0
+
+
+def test_second_namespace_comes_and_goes_while_the_first_is_verified(disk: OverTcp) -> None:
+    out = disk.check(churn((512 << 20) // 512))
+
+    assert int(out.splitlines()[-1]) >= 1
 
 
 def test_reset_under_load_loses_nothing(disk: OverTcp) -> None:
