@@ -1,7 +1,8 @@
 """Asynchronous events: what the driver does about each (Linux: ``nvme_complete_async_event``).
 
 An event arrives in interrupt context. A work of the worker ``nvme-wq`` reads the log page that it names, which lets
-the controller report the next event of its type, acts on it, and sends the next Asynchronous Event Request.
+the controller report the next event of its type (but not of reservations), acts on it, and sends the next
+Asynchronous Event Request.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ class EventHandler:
             return
         if action is EventAction.FIRMWARE and not self.await_activation():
             return
-        if event.lid:
+        # Reading a reservation notification takes it away: that is for whoever uses reservations.
+        if event.lid and event.aet != AsyncEventType.IO_COMMAND_SET:
             nbytes = CHANGED_NS_BYTES if event.lid == CHANGED_NS_LIST else LOG_BYTES
             driver.admin.get_log_page(event.lid, nbytes)
         if action is EventAction.SCAN:

@@ -167,8 +167,10 @@ class Timed:
     def state(self) -> list[Any]:
         self._look()
         latency, rings = self.latency, self.ctrl.rings
+        # _now_ns is the time of events, of which C emits none.
+        others = ("profile", "_rng", "counters", "_now_ns")
         clocks = {} if latency is None else {
-            name: value for name, value in vars(latency).items() if name not in ("profile", "_rng", "counters")
+            name: value for name, value in vars(latency).items() if name not in others
         }  # fmt: skip
         names = ("_command_free", "_read_link_free", "_bus_free", "_die_free", "_program_end", "_register")
         clocks |= {name: getattr(latency, name, None) for name in names}
