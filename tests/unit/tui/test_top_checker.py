@@ -44,5 +44,5 @@ def test_findings_are_rows_with_rule_clause_and_words(tmp_path: Path) -> None:
             finally:
                 source.close()
             result = top("--attach", socket, "--once", "--view", "checker", "--after", "1")
-            assert one.rule in result.stdout and "findings" in result.stdout
+            assert one.rule in result.stdout and "checker: " in result.stdout
             assert states_of([]) == ()

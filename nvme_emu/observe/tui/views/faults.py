@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nvme_emu.observe.tui.frame import FaultState, Frame
 from nvme_emu.observe.tui.ink import ACCENT, BAD, BRIGHT, DIM, Cell, Column, Lines, line, pad, rule, table
 from nvme_emu.observe.tui.ui import Ui, View, selected, words_of
 
 __all__ = ["FAULTS", "selected_fault"]
 
-_COLUMNS = (
-    Column("", 2, True),
-    Column("rule", 16, False, ACCENT),
-    Column("hits", 8, True),
-    Column("fired", 8, True, BRIGHT),
-    Column("does", 18, False, BAD),
-    Column("when", 0, False, DIM),
-)
+def _columns(items: Sequence[FaultState], width: int) -> tuple[Column, ...]:
+    """What a rule does and when share what its name and counters leave."""
+    longest = max((len(one.effects) for one in items), default=0)
+    return (
+        Column("", 2, True),
+        Column("rule", 16 if width >= 100 else 12, False, ACCENT),
+        Column("hits", 8 if width >= 100 else 5, True),
+        Column("fired", 8 if width >= 100 else 5, True, BRIGHT),
+        Column("does", max(18, min(longest, (width - 30) // 2)), False, BAD),
+        Column("when", 0, False, DIM),
+    )
 
 
 def _items(frame: Frame, ui: Ui) -> list[FaultState]:
@@ -35,10 +40,11 @@ def _draw(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
         return pad([rule("faults", width), why], width, height)
     armed = sum(one.armed for one in items)
     barred = frame.play.barred.get("faults")
+    title = f"faults: {len(items)} rule{'s' * (len(items) != 1)}, {armed} armed"
     return [
-        rule(f"faults: {len(items)} rules, {armed} armed", width, right=barred or "a: arm or disarm"),
+        rule(title, width, right=barred or "a: arm or disarm"),
         *table(
-            _COLUMNS,
+            _columns(items, width),
             len(items),
             lambda index: _row(items[index]),
             width=width,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nvme_emu.observe.tui import words
 from nvme_emu.observe.tui.frame import FindingState, Frame
 from nvme_emu.observe.tui.ink import (
@@ -23,12 +25,15 @@ from nvme_emu.observe.tui.ui import Ui, View, selected, words_of
 
 __all__ = ["FINDINGS"]
 
-_COLUMNS = (
-    Column("severity", 8),
-    Column("rule", 20, False, ACCENT),
-    Column("times", 6, True, BRIGHT),
-    Column("what", 0),
-)
+def _columns(items: Sequence[FindingState], width: int) -> tuple[Column, ...]:
+    """Rules have long names: where there is room they are told whole."""
+    longest = max((len(one.rule) for one in items), default=0)
+    return (
+        Column("severity", 8),
+        Column("rule", max(20, min(longest, width // 3)), False, ACCENT),
+        Column("times", 6, True, BRIGHT),
+        Column("what", 0),
+    )
 
 
 def _items(frame: Frame, ui: Ui) -> list[FindingState]:
@@ -41,9 +46,9 @@ def _draw(frame: Frame, ui: Ui, width: int, height: int) -> Lines:
         clean = line(("✓ ", GOOD), "the checker watches, and has found nothing")
         return pad([rule("checker", width), clean], width, height)
     return [
-        rule(f"checker: {len(items)} findings", width),
+        rule(f"checker: {len(items)} finding{'s' * (len(items) != 1)}", width),
         *table(
-            _COLUMNS,
+            _columns(items, width),
             len(items),
             lambda index: _row(items[index]),
             width=width,

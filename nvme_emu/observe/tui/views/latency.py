@@ -160,14 +160,21 @@ def _stages(frame: Frame, width: int) -> Lines:
     if not total:
         return []
     text = Text(end="")
+    # Every stage is seen, and the widest one gives way: together they are as wide as the page.
+    cells = {name: max(1, round(state.mean_ns / total * width)) for name, state in stages.items()}
+    widest = max(cells, key=lambda name: cells[name])
+    cells[widest] = max(1, cells[widest] + width - sum(cells.values()))
+    for name, count in cells.items():
+        text.append("█" * count, _STAGE_STYLES.get(name, ACCENT))
+    names = [Text(end="")]
     for name, state in stages.items():
-        text.append("█" * max(1, round(state.mean_ns / total * width)), _STAGE_STYLES.get(name, ACCENT))
-    names = Text(end="")
-    for name, state in stages.items():
-        names.append("■", _STAGE_STYLES.get(name, ACCENT))
-        names.append(f"{name} ", DIM)
-        names.append(f"{words.duration(state.mean_ns).replace(' ', '')} ", BRIGHT)
-    return [text, names]
+        mean = words.duration(state.mean_ns).replace(" ", "")
+        if names[-1].cell_len + len(name) + len(mean) + 2 > width:
+            names.append(Text(end=""))
+        names[-1].append("■", _STAGE_STYLES.get(name, ACCENT))
+        names[-1].append(f"{name} ", DIM)
+        names[-1].append(f"{mean} ", BRIGHT)
+    return [text, *names]
 
 
 def _rows(frame: Frame, ui: Ui) -> list[str]:

@@ -162,7 +162,7 @@ def _ring_lines(ring: Ring, ui: Ui, width: int, height: int) -> Lines:
         rule(title, width, right=_where(ring)),
         _whole(ring, width),
         *_slots(ring, ui, width, _slot_rows(height)),
-        _legend(ring),
+        _legend(ring, width),
     ]
 
 
@@ -229,7 +229,7 @@ def _glyph(entry: EntryState, chosen: bool) -> tuple[str, str]:
     return glyph, f"reverse {style}" if chosen else style
 
 
-def _legend(ring: Ring) -> Text:
+def _legend(ring: Ring, width: int) -> Text:
     if isinstance(ring, CqState):
         told = (("phase of ", DIM), ("new", GOOD), (" old ", DIM), ("failed", BAD), (" completions", DIM))
     else:
@@ -240,7 +240,9 @@ def _legend(ring: Ring) -> Text:
             (" in flight", READ),
             ("  old", DIM),
         )
-    return line((" " * LABEL, DIM), *told, ("   H head  T tail  = both   ←→ choose, ⏎ open", DIM))
+    legend = line((" " * LABEL, DIM), *told, ("   H head  T tail  = both", DIM))
+    keys = "   ←→ choose, ⏎ open"
+    return legend.append(keys, DIM) if legend.cell_len + len(keys) <= width else legend
 
 
 # --- one entry ----------------------------------------------------------------------------------------------

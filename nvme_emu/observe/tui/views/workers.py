@@ -105,7 +105,7 @@ def _work_words(work: WorkSnapshot) -> str:
 
 def _lists(worker: WorkerSnapshot, width: int, height: int) -> Lines:
     """The lists of the selected worker, side by side in words."""
-    lines = [rule(f"{worker.name}: work_list and delayed_work_list", width, right=_accounts(worker))]
+    lines = [rule(f"{worker.name}: its works", width, right=_accounts(worker))]
     entries: list[Text] = []
     for place, work in enumerate(worker.queued, 1):
         entries.append(line((f"{place:>3}. ", DIM), (_work_words(work), BRIGHT)))
