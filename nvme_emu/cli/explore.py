@@ -91,7 +91,7 @@ def explore(
     quiet: bool,
 ) -> int:
     """Run TEST under many schedules, on all processors, and show the smallest schedule that fails."""
-    from nvme_emu.testing.campaign import CampaignError, Plan, list_tests
+    from nvme_emu.testing.campaign import CampaignError, Plan, find_tests
 
     if cluster is not None and not cluster.startswith("dask://"):
         complain(f"--on {cluster}: it is dask://HOST:PORT")
@@ -99,7 +99,7 @@ def explore(
     results: list[dict[str, Any]] = []
     code = 0
     try:
-        tests = list_tests(test)
+        tests, sources = find_tests(test)
         for one in tests:
             plan = Plan(
                 test=one,
@@ -109,6 +109,7 @@ def explore(
                 switches=switches,
                 assume=assume,
                 keep_going=keep_going,
+                sources=sources,
             )
             code = max(code, _one(plan, cluster, jobs, fresh, quiet, json_file != "-", results))
             if code == EXIT_INTERRUPTED:

@@ -13,7 +13,7 @@ import os
 import queue
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from nvme_emu.testing.campaign_worker import Answer, command, environment, run_once
 
-__all__ = ["Campaign", "CampaignError", "DaskWorkers", "Finding", "LocalWorkers", "Plan", "list_tests"]
+__all__ = ["Campaign", "CampaignError", "DaskWorkers", "Finding", "LocalWorkers", "Plan", "find_tests", "list_tests"]
 
 STATE_VERSION = 1
 CHUNK_SECONDS = 1.0
@@ -34,6 +34,14 @@ class CampaignError(RuntimeError):
 
 def list_tests(tests: str) -> list[str]:
     """The node ids of the tests that use nvme_sim. CampaignError where pytest finds none."""
+    return find_tests(tests)[0]
+
+
+def find_tests(tests: str) -> tuple[list[str], tuple[str, ...]]:
+    """The node ids of the tests that use nvme_sim, and the files of the modules that they have imported.
+
+    CampaignError where pytest finds none.
+    """
     done = subprocess.run([*command(tests), "--list"], capture_output=True, text=True, env=environment(), check=False)
     lines = done.stdout.splitlines()
     answer: Answer = json.loads(lines[0]) if lines else {"error": done.stderr.strip()}
@@ -41,7 +49,7 @@ def list_tests(tests: str) -> list[str]:
         raise CampaignError(answer["error"])
     if not answer["tests"]:
         raise CampaignError(f"{tests}: no test that uses the fixture nvme_sim")
-    return list(answer["tests"])
+    return list(answer["tests"]), tuple(answer["sources"])
 
 
 # -- who does the runs -----------------------------------------------------------------------------------------
@@ -131,7 +139,7 @@ class DaskWorkers:
         try:
             client: Any = distributed.Client
             self._client = client(address, timeout="10s")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CampaignError(f"{url}: there is no dask scheduler: {error}") from None
         self.count = max(1, sum(self._client.nthreads().values()))
         self._test = test
@@ -167,6 +175,8 @@ class Plan:
     switches: int = 2
     assume: str = "named locks"
     keep_going: bool = False
+    sources: tuple[str, ...] = ()
+    """What the test is made of besides its own file: with another text of one of them a campaign begins anew."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -190,12 +200,14 @@ class Finding:
     shrunk: bool = False
 
 
-def fingerprint(test: str) -> str:
-    """Changes when the test's file or the package does: results of other code are no results."""
+def fingerprint(test: str, more: Iterable[str] = ()) -> str:
+    """Changes when the test's file, one of `more`, C beside them or the package does."""
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     sources = [*sorted(package.rglob("*.py")), *sorted(package.parent.glob("kworker/*.py"))]
-    for path in (Path(test.partition("::")[0]), *sources):
+    own = [Path(test.partition("::")[0]), *(Path(name) for name in more)]
+    beside = sorted({path for folder in {one.parent for one in own} for path in folder.glob("*.[ch]")})
+    for path in (*own, *beside, *sources):
         with contextlib.suppress(OSError):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -221,7 +233,7 @@ class Campaign:
         self._level_begun = False
         self._answers: queue.Queue[tuple[Answer, Answer]] = queue.Queue()
         self._rate = 0.0
-        self._fingerprint = fingerprint(plan.test)
+        self._fingerprint = fingerprint(plan.test, plan.sources)
         if state is not None and state.exists():
             self._load(state)
 
@@ -406,10 +418,13 @@ class Campaign:
             "level": self.level,
             "path": self._path,
         }
-        self._state.parent.mkdir(parents=True, exist_ok=True)
-        part = self._state.with_suffix(".part")
-        part.write_text(json.dumps(state), encoding="utf-8")
-        part.replace(self._state)
+        try:
+            self._state.parent.mkdir(parents=True, exist_ok=True)
+            part = self._state.with_suffix(".part")
+            part.write_text(json.dumps(state), encoding="utf-8")
+            part.replace(self._state)
+        except OSError as error:
+            raise CampaignError(f"{self._state}: what was done cannot be kept: {error.strerror}") from None
 
 
 def _merged(ranges: list[list[int]]) -> list[list[int]]:

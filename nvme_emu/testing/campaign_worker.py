@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class _Server:
         first = request["first"]
         for seed in range(first, first + request["count"]):
             outcome = self._runner.run(seed, request["scheduler"])
+            _refuse_skipped(outcome, self._nodeid)
             runs += 1
             choices += len(outcome.schedule.choices)
             if outcome.failure is not None:
@@ -104,6 +106,8 @@ class _Server:
         found = search(
             self._runner, runs_max=request["count"], scheduler=scheduler, go_on=lambda _: time.monotonic() < until
         )
+        if found.failure is not None:
+            _refuse_skipped(found.failure, self._nodeid)
         path = None if found.complete or found.failure is not None else scheduler.dump()
         failure = None if found.failure is None else _failure(found.failure)
         return {"runs": found.runs, "cut": found.cut, "path": path, "failure": failure, "choices": 0}
@@ -122,6 +126,7 @@ class _Server:
             outcome = runner.attempt(seed, replay, closely=True)
         else:
             outcome = runner.run(seed, request["scheduler"], closely=True)
+        _refuse_skipped(outcome, self._nodeid)
         switches = len(switches_of(outcome.steps))
         answer: Answer = {"switches_before": switches, "switches": switches, "shrink_runs": 0}
         if request["shrink"] and outcome.failure is not None:
@@ -134,6 +139,17 @@ class _Server:
             "lines": readable(outcome.steps),
             "report": outcome.report,
         }
+
+
+class _SkippedError(Exception):
+    """The test has skipped itself: nothing can be said about it."""
+
+
+def _refuse_skipped(outcome: Outcome, nodeid: str) -> None:
+    import pytest
+
+    if isinstance(outcome.failure, pytest.skip.Exception):
+        raise _SkippedError(f"{nodeid} skips itself: {outcome.failure}")
 
 
 def _failure(outcome: Outcome, *, whole: bool = False) -> Answer:
@@ -163,6 +179,8 @@ def serve(runner: Runner, nodeid: str, requests: IO[str], answers: IO[str]) -> N
     for line in requests:
         try:
             answer = server.answer(json.loads(line))
+        except _SkippedError as error:
+            answer = {"error": str(error)}
         except Exception as error:  # the one who asked must hear of it, whatever it is
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
@@ -188,7 +206,8 @@ class _Guest:
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = [item for item in items if "nvme_sim" in getattr(item, "fixturenames", ())]
         if self._only_list:
-            self._answers.write(json.dumps({"tests": [item.nodeid for item in items]}) + "\n")
+            found = {"tests": [item.nodeid for item in items], "sources": _sources()}
+            self._answers.write(json.dumps(found) + "\n")
             self._answers.flush()
             self.served = True
             items[:] = []
@@ -197,6 +216,16 @@ class _Guest:
     def _campaign(self, runner: Runner, item: Any) -> None:
         self.served = True
         serve(runner, item.nodeid, sys.stdin, self._answers)
+
+
+def _sources() -> list[str]:
+    """The files of what has been imported, but for what is installed and for this package."""
+    installed = tuple(
+        os.path.join(os.path.realpath(path), "")
+        for path in {*sysconfig.get_paths().values(), os.path.dirname(os.path.dirname(__file__))}
+    )
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return sorted(name for name in files if name and not os.path.realpath(name).startswith(installed))
 
 
 def main(arguments: list[str]) -> int:

@@ -257,7 +257,7 @@ def _raise(item: pytest.Function, runner: Runner, outcome: Outcome, seed: int | 
     """Look at the run once more, closely, and raise what it raised."""
     __tracebackhide__ = True
     assert outcome.failure is not None
-    if not isinstance(outcome.failure, Exception | pytest.fail.Exception):
+    if not isinstance(outcome.failure, Exception | SystemExit | pytest.fail.Exception):
         raise outcome.failure  # pytest.skip, pytest.exit
     from kworker.schedulers import Replay
     from nvme_emu.testing.simulation import STEPS_MAX

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import greenlet
+
 import kworker
 from kworker.exploring import ExploreRuntime
 from kworker.schedulers import Pct, RandomWalk, Replay, Schedule, Scheduler
@@ -107,7 +109,9 @@ class NvmeSim:
         def main(number: int) -> int:
             try:
                 results[number] = functions[number]()
-            except Exception as error:
+            except (KeyboardInterrupt, greenlet.GreenletExit):
+                raise
+            except BaseException as error:  # pytest.fail and its like are BaseExceptions
                 failures.append(error)
             finally:
                 ended[number].complete()
@@ -230,7 +234,7 @@ class Runner:
                     failure = runtime.run(self._body, sim)
                     if failure is not None and closely:
                         report = "\n\n".join(machine_report(machine, log) for machine in sim.machines)
-                except (KeyboardInterrupt, SystemExit):
+                except KeyboardInterrupt:
                     raise
                 except BaseException as error:  # a deadlock at the very end, pytest's own outcomes
                     failure = error
@@ -251,7 +255,7 @@ class Runner:
         failure: BaseException | None = None
         try:
             self.call(sim)
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             raise
         except BaseException as error:  # pytest.fail and its like are BaseExceptions
             failure = error

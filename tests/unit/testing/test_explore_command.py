@@ -102,6 +102,22 @@ def test_what_cannot_be_explored_is_a_usage_error(call, arguments: list[str], me
     assert message in result.output
 
 
+def test_skip_is_no_failure_and_exits_and_fails_in_tasks_are(call, tmp_path: Path) -> None:
+    (tmp_path / "test_ends.py").write_text(
+        "import sys, pytest\n"
+        "def test_skips(nvme_sim):\n    pytest.skip('no luck')\n"
+        "def test_exits(nvme_sim):\n    sys.exit(4)\n"
+        "def test_task(nvme_sim):\n    nvme_sim.together(lambda: pytest.fail('as it says'), lambda: None)\n"
+    )
+    skips = call(explore, "test_ends.py::test_skips", "--seeds", "9", "-j", "1")
+    assert skips.return_value == 2
+    assert "test_ends.py::test_skips skips itself: no luck" in skips.output
+    for name, message in (("test_exits", "SystemExit: 4"), ("test_task", "Failed: as it says")):
+        ends = call(explore, f"test_ends.py::{name}", "--seeds", "9", "-j", "1")
+        assert ends.return_value == 1
+        assert ends.output.startswith(message)
+
+
 def test_replay_wants_a_seed_or_a_schedule(call, tmp_path: Path) -> None:
     assert call(replay, RACY).return_value == 2
     (tmp_path / "x.schedule").write_text("{}")
@@ -124,6 +140,20 @@ def test_interrupt_shows_what_there_is_and_keeps_it(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "the same command goes on from here" in output
     assert list((tmp_path / ".nvme-explore").glob("*.json"))
+
+
+def test_another_driver_is_explored_anew(call, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("LOCKED = False\n")
+    (tmp_path / "test_mine.py").write_text(
+        "import mine\nfrom test_it import deposits\n\ndef test_mine(nvme_sim):\n    deposits(nvme_sim, mine.LOCKED)\n"
+    )
+    arguments = ("test_mine.py", "--seeds", "40", "-j", "1", "--json")
+    found = json.loads(call(explore, *arguments).output)["tests"][0]
+    assert len(found["findings"]) == 1
+    (tmp_path / "mine.py").write_text("LOCKED = bool('yes, now it is')\n")
+    found = json.loads(call(explore, *arguments).output)["tests"][0]
+    assert found["resumed"] == 0
+    assert found["findings"] == []
 
 
 @pytest.mark.filterwarnings("ignore")
