@@ -22,7 +22,9 @@ class Terminal:
 
     def __init__(self, socket: Path, command: str, width: int, height: int) -> None:
         self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+        self._status = socket.with_suffix(".status")
         size = ["-x", str(width), "-y", str(height)]
+        command = f"{command}; echo $? >{self._status}"
         subprocess.run([*self._tmux, "new-session", "-d", *size, command], check=True)
         subprocess.run([*self._tmux, "set-option", "-g", "remain-on-exit", "on"], check=True)
 
@@ -35,10 +37,8 @@ class Terminal:
         return subprocess.run([*self._tmux, "capture-pane", "-p"], check=True, capture_output=True, text=True).stdout
 
     def end(self) -> str:
-        """How the program ended: its exit status; "" while it runs. (What tmux writes into the pane may be covered.)"""
-        form = "#{?pane_dead,#{?pane_dead_signal,signal #{pane_dead_signal},#{pane_dead_status}},}"
-        shown = subprocess.run([*self._tmux, "display-message", "-p", form], check=True, capture_output=True, text=True)
-        return shown.stdout.strip()
+        """How the program ended: its exit status; "" while it runs. (tmux has been seen to tell nothing of it.)"""
+        return self._status.read_text().strip() if self._status.exists() else ""
 
     def until(self, condition: Callable[[str], object]) -> str:
         """The screen as soon as the condition holds."""
