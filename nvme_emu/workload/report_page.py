@@ -35,6 +35,7 @@ figure svg text { font-family: inherit }
 @media (max-width: 40rem) {
   .scroll { background: linear-gradient(to left, var(--grid), var(--card) 1.2rem) }
   table { font-size: .82rem } th, td { padding: .28rem .4rem }
+  tr td.w { display: block; min-width: 0 }
   th.l:first-child, td.l:first-child { position: sticky; left: 0; background: var(--card) }
 }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; font-variant-numeric: tabular-nums }
