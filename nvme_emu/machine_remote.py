@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import kworker
 from nvme_emu.core.errors import NvmeError
+from nvme_emu.core.tls_psk import TlsKey
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.driver import DriverConfig, HostModel, RecoveryConfig
 from nvme_emu.driver.fabrics import FabricsDriver, FabricsHost
@@ -110,7 +111,10 @@ class RemoteMachine(Machine):
         host, port, nqn = parse_url(config.url)
         with contextlib.ExitStack() as undo:
             capture = None if config.pcap is None else undo.enter_context(Capture(config.pcap))
-            fabric = TcpFabric(host, port, nqn, config.tcp, tap=None if capture is None else capture.tap())
+            tap = None if capture is None else capture.tap()
+            key = config.identity.tls_key
+            tls = None if key is None else (TlsKey.parse(key), config.identity.nqn)
+            fabric = TcpFabric(host, port, nqn, config.tcp, tap=tap, tls=tls)
             undo.callback(fabric.close)
             self.driver: Any = FabricsDriver(
                 fabric, self.runtime, config.driver_config(), self.trace, config.identity

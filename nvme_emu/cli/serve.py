@@ -79,6 +79,7 @@ class Options:
     dhchap_ctrl_secret: str | None
     dhchap_hash: str | None
     dhchap_dhgroup: str | None
+    tls_key: tuple[str, ...]
     doorbells: str
     images: tuple[str, ...]
     size: str | None
@@ -143,6 +144,12 @@ class FrontEnd(Protocol):
 )
 @click.option("--dhchap-hash", metavar="HASH", help="Only this one: hmac(sha256), hmac(sha384) or hmac(sha512).")
 @click.option("--dhchap-dhgroup", metavar="GROUP", help="Only this one: null, ffdhe2048, 3072, 4096, 6144 or 8192.")
+@click.option(
+    "--tls-key",
+    metavar="[HOSTNQN=]KEY",
+    multiple=True,
+    help="Over TCP hosts must use TLS 1.3 with it (NVMeTLSkey-1:…, or @FILE); for one host or all; repeatable.",
+)
 @click.option(
     "--doorbells",
     type=click.Choice(("mmap", "trapped")),
@@ -217,6 +224,8 @@ def _serve(options: Options) -> int:
         raise ValueError("--allow-host is about --tcp, which is not there")
     if (options.dhchap_secret or options.dhchap_ctrl_secret) and not options.tcp:
         raise ValueError("--dhchap-secret is about --tcp, which is not there")
+    if options.tls_key and not options.tcp:
+        raise ValueError("--tls-key is about --tcp, which is not there")
     if options.pcap is not None and not options.tcp:
         raise ValueError("--pcap is about --tcp, which is not there")
     inputs = [options.faults, *options.images]
@@ -362,7 +371,7 @@ def _make_front(
 ) -> FrontEnd:
     if faults is None:
         return _VfioUserFront(loop, where, device, options)
-    from nvme_emu.cli.serve_tcp import TcpFront, advertised, dhchap_policy
+    from nvme_emu.cli.serve_tcp import TcpFront, advertised, dhchap_policy, tls_keys
 
     nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
     return TcpFront(
@@ -375,6 +384,7 @@ def _make_front(
         dhchap=dhchap_policy(
             options.dhchap_secret, options.dhchap_ctrl_secret, options.dhchap_hash, options.dhchap_dhgroup
         ),
+        tls=tls_keys(options.tls_key),
         log=_logger(options),
         on_association=faults.joined,
         tap=None if capture is None else capture.tap(),

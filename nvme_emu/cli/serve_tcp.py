@@ -12,9 +12,11 @@ from nvme_emu.cli.serve_watch import copy_health
 from nvme_emu.controller.fabrics import FabricsTarget, Subsystem
 from nvme_emu.controller.fabrics_auth import DhchapPolicy
 from nvme_emu.core.dhchap import DhchapSecrets, Secret
+from nvme_emu.core.tls_psk import TlsKey
 from nvme_emu.spec.dhchap import DhGroup, DhHash
 from nvme_emu.spec.fabrics import check_nqn
 from nvme_emu.transports.tcp import TcpServer, TcpServerConfig, parse_address
+from nvme_emu.transports.tcp.tls import TlsKeys
 
 if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
@@ -22,16 +24,20 @@ if TYPE_CHECKING:
     from nvme_emu.core.ports import StreamTap
     from nvme_emu.transports.loop import Loop
 
-__all__ = ["DHCHAP_GROUPS", "DHCHAP_HASHES", "TcpFront", "advertised", "dhchap_policy"]
+__all__ = ["DHCHAP_GROUPS", "DHCHAP_HASHES", "TcpFront", "advertised", "dhchap_policy", "tls_keys"]
 
 # As Linux's target calls them (dhchap_hash and dhchap_dhgroup in its configfs).
 DHCHAP_HASHES: Final = {f"hmac({one.name.lower()})": int(one) for one in DhHash}
 DHCHAP_GROUPS: Final = {one.name.lower(): int(one) for one in DhGroup}
 
 
-def _secret(text: str) -> Secret:
+def _read(text: str) -> str:
     """A secret, or the one that a file holds: on a command line everybody can read it."""
-    return Secret.parse(Path(text[1:]).read_text(encoding="ascii") if text.startswith("@") else text)
+    return Path(text[1:]).read_text(encoding="ascii") if text.startswith("@") else text
+
+
+def _secret(text: str) -> Secret:
+    return Secret.parse(_read(text))
 
 
 def dhchap_policy(
@@ -90,6 +96,24 @@ def advertised(given: Sequence[str], targets: int = 1) -> list[tuple[str, int]]:
     return found
 
 
+def tls_keys(given: Sequence[str]) -> TlsKeys | None:
+    """The keys of hosts: `given` are KEY, for every host, or HOSTNQN=KEY. None without any.
+
+    ValueError for what is none, and where Python has no such TLS; OSError for a file.
+    """
+    hosts: dict[str, TlsKey] = {}
+    others: TlsKey | None = None
+    for text in given:
+        if text.startswith("nqn."):
+            nqn, _, key = text.partition("=")
+            hosts[check_nqn(nqn)] = TlsKey.parse(_read(key))
+        elif others is not None:
+            raise ValueError("two --tls-key for every host: say HOSTNQN=KEY for those that differ")
+        else:
+            others = TlsKey.parse(_read(text))
+    return TlsKeys(hosts=hosts, others=others) if given else None
+
+
 class TcpFront:
     """A device at a TCP address. ValueError for an address or a name that is none, OSError for one in use."""
 
@@ -103,6 +127,7 @@ class TcpFront:
         hosts: Sequence[str],
         addresses: Sequence[tuple[str, int]] = (),
         dhchap: DhchapPolicy | None = None,
+        tls: TlsKeys | None = None,
         log: Callable[[str], None],
         on_association: Callable[[Association], None] | None = None,
         tap: Callable[[tuple[str, int]], StreamTap] | None = None,
@@ -129,7 +154,9 @@ class TcpFront:
         self._subsystem = subsystem
         self.nqn = subsystem.nqn
         self.target = FabricsTarget([subsystem])
-        self._server = TcpServer(loop, self.target, TcpServerConfig(host=host, port=port), log=log, tap=tap)
+        self.target.secure = tls is not None
+        config = TcpServerConfig(host=host, port=port, tls=tls)
+        self._server = TcpServer(loop, self.target, config, log=log, tap=tap)
         own_port = self._server.address[1]
         self.target.addresses = tuple((reached, its_port or own_port) for reached, its_port in addresses)
         for reached, its_port in self.target.addresses or (self._server.address,):

@@ -27,7 +27,16 @@ from nvme_emu.controller.subsystem import NvmSubsystem
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo
-from nvme_emu.spec.fabrics import DISCOVERY_NQN, OFCS, Adrfam, SubsystemType, Trtype, check_nqn
+from nvme_emu.spec.fabrics import (
+    DISCOVERY_NQN,
+    OFCS,
+    SECTYPE_TLS13,
+    TREQ_SECURE_CHANNEL,
+    Adrfam,
+    SubsystemType,
+    Trtype,
+    check_nqn,
+)
 from nvme_emu.spec.features import ASYNC_EVENT_CONFIG, Fid
 from nvme_emu.spec.identify import CMIC, CTRATT, SGLS
 from nvme_emu.spec.logs import Lid
@@ -289,6 +298,8 @@ class FabricsTarget:
         self.subsystems: dict[str, Subsystem] = {}
         self.associations: dict[int, Association] = {}
         self.addresses = tuple(addresses)
+        self.secure = False
+        """Whether the transport is TLS 1.3 and nothing else; the discovery log says so."""
         self.generation = 0
         self.controllers_made = 0
         self._next_cntlid = 1
@@ -330,6 +341,8 @@ class FabricsTarget:
                 "trtype": int(Trtype.TCP),
                 "adrfam": int(Adrfam.IPV6 if ":" in host else Adrfam.IPV4),
                 "subtype": int(SubsystemType.NVM),
+                "treq": TREQ_SECURE_CHANNEL if self.secure else 0,
+                "tsas": bytes([SECTYPE_TLS13 if self.secure else 0]).ljust(256, b"\0"),
                 "portid": number,
                 "cntlid": 0xFFFF,
                 "asqsz": QUEUE_ENTRIES,

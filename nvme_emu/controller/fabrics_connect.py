@@ -79,6 +79,7 @@ class FabricsQueue:
         self._closing = False
         self.in_capsule_bytes = 8192
         self.implied = False
+        self.proved: tuple[str, str] | None = None
 
     @property
     def label(self) -> str:
@@ -215,7 +216,7 @@ class FabricsQueue:
             raise _wrong_data("subnqn")
         if not data.hostnqn:
             raise _wrong_data("hostnqn")
-        if not subsystem.admits(data.hostnqn):
+        if not subsystem.admits(data.hostnqn) or self.proved not in (None, (data.hostnqn, data.subnqn)):
             raise _ConnectError(FabricsStatus.CONNECT_INVALID_HOST)
         if connect.qid:
             association = self._find_association(connect, data)

@@ -82,6 +82,9 @@ class CapsuleQueue(Protocol):
     """Whether data may stand for a completion: where the command succeeded, has nothing in dwords 0 and 1, and
     the host does not need SQHD. The transport says so; at first it is False."""
 
+    proved: tuple[str, str] | None
+    """The (host NQN, subsystem NQN) that the transport's security is for: Connect must name them. None: any."""
+
     @property
     def label(self) -> str:
         """Who is at the other end, for log lines."""

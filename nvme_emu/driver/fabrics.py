@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nvme_emu.core.dhchap import Secret
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.memory import HostMemory
+from nvme_emu.core.tls_psk import TlsKey
 from nvme_emu.driver.admin import ADMIN_DEPTH, ADMIN_TAGS, AdminQueue
 from nvme_emu.driver.config import DriverConfig
 from nvme_emu.driver.device import ALL_ONES_32, NvmeDriver
@@ -77,7 +78,8 @@ class FabricsHost:
     """Who we say that we are. `kato_ms` 0 asks for no keep alive timer.
 
     With `dhchap_secret` (DHHC-1:…) we prove it to a target that asks; with `dhchap_ctrl_secret` as well the
-    target has to prove who it is. ValueError for a secret that is none.
+    target has to prove who it is. With `tls_key` (NVMeTLSkey-1:…) connections are TLS 1.3, which takes Python 3.13.
+    ValueError for a secret or a key that is none.
     """
 
     nqn: str = field(default_factory=lambda: default_hostnqn()[0])
@@ -85,11 +87,14 @@ class FabricsHost:
     kato_ms: int = 0
     dhchap_secret: str | None = field(default=None, repr=False)
     dhchap_ctrl_secret: str | None = field(default=None, repr=False)
+    tls_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for secret in (self.dhchap_secret, self.dhchap_ctrl_secret):
             if secret is not None:
                 Secret.parse(secret)
+        if self.tls_key is not None:
+            TlsKey.parse(self.tls_key)
         if self.dhchap_ctrl_secret is not None and self.dhchap_secret is None:
             raise ValueError("dhchap_ctrl_secret needs dhchap_secret: the host authenticates itself first")
 

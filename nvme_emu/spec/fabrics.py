@@ -203,6 +203,11 @@ DISCOVERY_ENTRY = Structure(
     "tsas" / raw(256) * "Transport Specific Address Subtype",
 )
 
+TREQ_SECURE_CHANNEL = 1
+"""Transport Requirements: a secure channel is required."""
+SECTYPE_TLS13 = 2
+"""The first byte of TSAS, for TCP: TLS 1.3 (TCP 1.1, 3.1.1)."""
+
 
 def discovery_log(genctr: int, entries: Sequence[dict[str, Any]]) -> bytes:
     """The Discovery log page: its header, then an entry of 1024 bytes for each of `entries`."""

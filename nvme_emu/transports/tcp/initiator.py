@@ -48,10 +48,13 @@ from nvme_emu.spec.tcp import (
 )
 from nvme_emu.transports.tcp.reader import DataEnd, Header, PduError, PduReader
 from nvme_emu.transports.tcp.states import Role, State
+from nvme_emu.transports.tcp.tls import host_layer
+from nvme_emu.transports.tcp.tls_socket import TlsSocket
 
 if TYPE_CHECKING:
     from nvme_emu.core.capsules import CapsuleChannel, Completed
     from nvme_emu.core.ports import StreamTap
+    from nvme_emu.core.tls_psk import TlsKey
 
 __all__ = ["InitiatorOptions", "TcpChannel", "TcpFabric"]
 
@@ -105,10 +108,15 @@ class TcpChannel:
         self._cpda = 0
         self._pdo = CMD_SIZE
         self._maxh2cdata = MAXH2CDATA_MIN
-        self._socket = socket.create_connection(address, options.connect_timeout_s)
+        self._tls: TlsSocket | None = None
+        self._socket: socket.socket | TlsSocket = socket.create_connection(address, options.connect_timeout_s)
         self._tap: StreamTap | None = None if fabric.tap is None else fabric.tap(self._socket.getsockname()[:2])
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if fabric.tls is not None:
+                key, hostnqn = fabric.tls
+                self._socket = self._tls = TlsSocket(self._socket, host_layer(key, hostnqn, fabric.nqn))
+                self._tls.handshake()
             self._initialise(options)
         except BaseException:
             self._socket.close()
@@ -191,6 +199,8 @@ class TcpChannel:
             self._tap.passed(b"".join(out[self._tapped :]), to_controller=True)
             self._tapped = len(out)
         with contextlib.suppress(BlockingIOError):
+            if self._tls is not None:
+                self._tls.push()
             if rest is not None:
                 rest = rest[self._socket.send(rest, socket.MSG_DONTWAIT) :]
                 self._rest = rest if rest else None
@@ -210,11 +220,11 @@ class TcpChannel:
         done = self._done
         flags: int
         while not done:
-            if self._rest is not None or self._out:
+            if self._unsent:
                 self.flush()
             try:
                 flags = socket.MSG_DONTWAIT
-                if timeout_ns and (self._rest is not None or self._out):
+                if timeout_ns and self._unsent:
                     self._wait_for_both(timeout_ns)
                 elif timeout_ns >= WAIT_NS:
                     flags = 0
@@ -224,15 +234,25 @@ class TcpChannel:
             except BlockingIOError:
                 return []
             self._take(received)
+            if self._tls is not None:
+                # What is left in the layer makes no socket readable.
+                while received := self._received(self._tls.take(space := self._reader.space()), space):
+                    self._take(received)
             done = self._done
         self._done = []
         return done
 
+    @property
+    def _unsent(self) -> bool:
+        return self._rest is not None or bool(self._out) or (self._tls is not None and self._tls.unsent)
+
     def _receive(self, flags: int) -> int:
         """Bytes into the reader's space; how many. 0 for a connection that was closed."""
         space = self._reader.space()
-        received = self._socket.recv_into(space, 0, flags)
-        if self._tap is not None:
+        return self._received(self._socket.recv_into(space, 0, flags), space)
+
+    def _received(self, received: int, space: memoryview) -> int:
+        if self._tap is not None and received:
             self._tap.passed(space[:received], to_controller=False)
         return received
 
@@ -389,7 +409,8 @@ class TcpChannel:
 class TcpFabric:
     """The way to subsystem `nqn` at `host` and `port`; a `core.capsules.Fabric`.
 
-    `tap(host)` makes the witness of a new connection from our (address, port).
+    `tap(host)` makes the witness of a new connection from our (address, port). With `tls`, a key and our NQN,
+    connections are TLS 1.3.
     """
 
     def __init__(
@@ -400,9 +421,11 @@ class TcpFabric:
         options: InitiatorOptions | None = None,
         *,
         tap: Callable[[tuple[str, int]], StreamTap] | None = None,
+        tls: tuple[TlsKey, str] | None = None,
     ) -> None:
         self.nqn = nqn
         self.tap = tap
+        self.tls = tls
         self.address = f"{f'[{host}]' if ':' in host else host}:{port}"
         self._where = host, port
         self._options = options or InitiatorOptions()

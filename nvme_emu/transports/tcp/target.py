@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nvme_emu.transports.loop import EVENT_READ, EVENT_WRITE, Loop
 from nvme_emu.transports.tcp.session import TargetOptions, TargetSession
+from nvme_emu.transports.tcp.tls import TlsKeys, check_tls_offered, target_layer
 
 if TYPE_CHECKING:
     from nvme_emu.core.capsules import CapsuleTarget
     from nvme_emu.core.ports import StreamTap
+    from nvme_emu.transports.tcp.tls import TlsLayer
 
 __all__ = ["DEFAULT_PORT", "TcpServer", "TcpServerConfig", "parse_address"]
 
@@ -35,7 +38,8 @@ class TcpServerConfig:
     """Where and how to listen. Port 0 takes a free one.
 
     `greeting_ns`: how long a connection may take until its Connect has succeeded. `linger_ns`: how long the
-    end of a broken one waits for the host to read why. `connections_max`: more are turned away.
+    end of a broken one waits for the host to read why. `connections_max`: more are turned away. `tls`: the keys of
+    hosts, which then must speak TLS; ValueError where Python has no such TLS.
     """
 
     host: str = "127.0.0.1"
@@ -44,6 +48,11 @@ class TcpServerConfig:
     linger_ns: int = 1_000_000_000
     connections_max: int = 4096
     options: TargetOptions = field(default_factory=TargetOptions)
+    tls: TlsKeys | None = None
+
+    def __post_init__(self) -> None:
+        if self.tls is not None:
+            check_tls_offered()
 
 
 def parse_address(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
@@ -185,6 +194,7 @@ class Connection:
         self._rest: memoryview | None = None  # what a full socket did not take
         self._lingering = False
         self._tap: StreamTap | None = None
+        self._tls = None if server.config.tls is None else target_layer(server.config.tls)
         client.setblocking(False)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._session = TargetSession(server.config.options)
@@ -217,14 +227,16 @@ class Connection:
             if events & EVENT_WRITE:
                 self._send_rest()
             if events & EVENT_READ and self._rest is None:
-                space = self._session.space()
-                received = self._socket.recv_into(space)
+                if self._tls is not None:
+                    received = self._receive_sealed(self._tls)
+                else:
+                    space = self._session.space()
+                    received = self._socket.recv_into(space)
+                    if received:
+                        self._take(space, received)
                 if not received:
                     self.drop("closed by the host")
                     return
-                if self._tap is not None:
-                    self._tap.passed(memoryview(space)[:received], to_controller=True)
-                self._session.received(received)
             self.turn()
         except BlockingIOError:
             pass
@@ -234,6 +246,32 @@ class Connection:
             self._server.internal_error = error
             self.drop(f"internal error: {type(error).__name__}: {error}")
 
+    def _take(self, space: memoryview, received: int) -> None:
+        if self._tap is not None:
+            self._tap.passed(space[:received], to_controller=True)
+        self._session.received(received)
+
+    def _receive_sealed(self, tls: TlsLayer) -> int:
+        """Ciphertext, and all that it says; how many bytes, 0 when the host has closed."""
+        scratch, session = self._server.scratch, self._session
+        received = self._socket.recv_into(scratch)
+        tls.feed(scratch[:received])
+        try:
+            if received and tls.advance():
+                self._queue.proved = tls.names
+                while session.over is None:
+                    space = session.space()
+                    taken = tls.take(space)
+                    if not taken:
+                        break
+                    self._take(space, taken)
+        except ssl.SSLZeroReturnError:
+            return 0
+        except ssl.SSLError as error:
+            # The alert that tells the host is in the layer's way out.
+            session.over = f"TLS: {error.reason or error}"
+        return received
+
     def turn(self) -> None:
         """Execute what has come and send what there is to say."""
         if self._fd < 0 or self._lingering:
@@ -241,7 +279,7 @@ class Connection:
         session = self._session
         try:
             session.pump(self._server.loop.clock())
-            if session.out:
+            if session.out or self._tls is not None:
                 self._send()
         except OSError as error:
             self.drop(error.strerror or str(error))
@@ -272,8 +310,15 @@ class Connection:
         out = self._session.out
         if self._tap is not None:
             self._tap.passed(b"".join(out), to_controller=False)
+        if self._tls is not None:
+            if out:
+                self._tls.seal(out)
+            sealed = self._tls.outgoing()
+            out = [sealed] if sealed else []
         if self._rest is None:
-            if len(out) <= BUFFERS_PER_CALL:
+            if not out:
+                rest = b""
+            elif len(out) <= BUFFERS_PER_CALL:
                 sent = self._sendmsg(out)
                 rest = _behind(out, sent)
             else:
