@@ -26,6 +26,7 @@ from kworker.task import TASK_DEAD, TASK_NORMAL, TASK_RUNNING, TaskStruct
 __all__ = ["SimKernel"]
 
 _heappush, _heappop = heapq.heappush, heapq.heappop
+_LOOK_AGAIN_NS = 1000
 
 
 class SimKernel(SimInterrupts):
@@ -52,6 +53,7 @@ class SimKernel(SimInterrupts):
         self._nmasked = 0
         self._nqueued = 0
         self._closed = False
+        self.interrupted = False
         self.cpus = [SimCpu(i, self) for i in range(cpus)]
         self._hardware = SimCpu(HARDWARE, self)
         root = self._root = self._cur = SimTask("root", 0, self)
@@ -387,6 +389,26 @@ class SimKernel(SimInterrupts):
             if len(cpu.rq) < len(best.rq):
                 best = cpu
         return last if last is not None and len(last.rq) == len(best.rq) else best
+
+    # ---- Ctrl-C ----------------------------------------------------------------------------------------
+
+    def holds_locks(self) -> bool:
+        """Whether anybody holds a spinlock."""
+        return bool(self._held)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt where the outermost caller sleeps, or will, unless `interrupted` is reset before."""
+        self.interrupted = True
+        self.call_at(self._now, self._interrupt_root, hardware=True)
+
+    def _interrupt_root(self) -> None:
+        root = self._root
+        if self.interrupted and root.asleep:
+            self.interrupted = False
+            root.error = KeyboardInterrupt()
+            self.wake(root, ~TASK_DEAD)
+        elif self.interrupted:
+            self.call_at(self._now + _LOOK_AGAIN_NS, self._interrupt_root, hardware=True)
 
     # ---- checks ----------------------------------------------------------------------------------------
 

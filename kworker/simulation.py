@@ -13,6 +13,7 @@ from kworker.deadlock import deadlock_report
 from kworker.misuse import KworkerError, SimClosedError, SimDeadlock
 from kworker.runtime import context
 from kworker.schedulers import Schedule
+from kworker.siminterrupted import unwatch, watch
 from kworker.simkernel import SimKernel
 from kworker.simparts import SimCosts, SimCpu, SimSpinlock, SimTask
 from kworker.spinlock import Spinlock
@@ -66,6 +67,7 @@ class SimRuntime(SimKernel):
         self._next_pid = 1
         if trace:
             self.enable_trace(TRACE_EVENTS_DEFAULT if trace is True else trace)
+        watch(self)
 
     # ---- tasks -----------------------------------------------------------------------------------------
 
@@ -247,6 +249,7 @@ class SimRuntime(SimKernel):
                 f"close() from inside the simulation (task {self._cur.comm!r}); return from it first"
             )
         self._closed = True
+        unwatch(self)
         self.sync = None
         here = self._getcurrent()
         for task in [*self._live_interrupts(), *self._tasks.values()]:

@@ -1,0 +1,103 @@
+"""Ctrl-C in a simulation: it ends what the outermost caller waits for, not the task that happened to run.
+
+Python raises KeyboardInterrupt wherever the main thread is. In a simulation that is in the midst of some task, of an
+interrupt or of the scheduler, which would be lost with it: who shuts down afterwards would wait for them. So it is
+kept until the outermost caller sleeps, and raised there, as it is on a thread that waits, or until the caller is seen
+in its own code (`keep_whole` names what is not). A second Ctrl-C is raised at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from _thread import interrupt_main
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from kworker.runtime import Runtime
+
+if TYPE_CHECKING:
+    from kworker.simkernel import SimKernel
+
+__all__ = ["keep_whole", "unwatch", "watch"]
+
+_FOLDER: Final = str(Path(__file__).parent)
+_whole: list[str] = []
+# On the stack of whoever is simulated, with the caller's own function above them.
+_CALLERS_OWN: Final = ("run", "_run_inside")
+_LOOK_AGAIN_S: Final = 0.002
+_open: WeakSet[SimKernel] = WeakSet()
+_looking = False
+
+
+def keep_whole(folder: str) -> None:
+    """In a simulation, Ctrl-C also waits until the caller has left the code in `folder`, or sleeps in it."""
+    _whole.append(folder)
+
+
+def watch(runtime: SimKernel) -> None:
+    """Take care of Ctrl-C until `unwatch`, where nobody else does."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if not _open and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupted)
+    _open.add(runtime)
+
+
+def unwatch(runtime: SimKernel) -> None:
+    """The simulation is closed."""
+    _open.discard(runtime)
+    here = threading.current_thread() is threading.main_thread()
+    if here and not _open and signal.getsignal(signal.SIGINT) is _interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    global _looking
+    looking, _looking = _looking, False
+    kept = [runtime for runtime in _open if runtime.interrupted]
+    runtime = _inside(frame)
+    if looking and not kept:
+        return  # it was raised meanwhile
+    if runtime is not None and looking:
+        _look_again()
+    elif runtime is not None and not kept:
+        runtime.interrupt()
+        _look_again()
+    else:
+        for runtime in kept:
+            runtime.interrupted = False
+        signal.default_int_handler(number, frame)
+
+
+def _look_again() -> None:
+    """Have `_interrupted` called anew: a caller that never sleeps may be in its own code then."""
+
+    def look() -> None:
+        global _looking
+        if any(runtime.interrupted for runtime in list(_open)):
+            _looking = True
+            interrupt_main()
+
+    timer = threading.Timer(_LOOK_AGAIN_S, look)
+    timer.daemon = True
+    timer.start()
+
+
+def _inside(frame: FrameType | None) -> SimKernel | None:
+    """The simulation that is at work in `frame` or above it, or has locks held."""
+    whole = False
+    while frame is not None:
+        code = frame.f_code
+        whole = whole or any(code.co_filename.startswith(folder) for folder in _whole)
+        if code.co_filename.startswith(_FOLDER) and code.co_name not in _CALLERS_OWN:
+            one = frame.f_locals.get("self")
+            runtime = one if isinstance(one, Runtime) else getattr(one, "runtime", None)
+            for known in _open:
+                if known is runtime:
+                    return known
+        frame = frame.f_back
+    # Under a spinlock something is half done, and `with` has a gap before its block.
+    return next((known for known in _open if whole or known.holds_locks()), None)
