@@ -351,11 +351,13 @@ class SyncPath(CallerPath):
         start = 0
         while start < len(requests):
             lock.acquire()
-            taken = 0 if self.gate else min(len(pair.tags.free), len(requests) - start)
-            for rq in requests[start : start + taken]:
-                pair.prepare(rq)
-            pair.commit()
-            lock.release()
+            try:
+                taken = 0 if self.gate else min(len(pair.tags.free), len(requests) - start)
+                for rq in requests[start : start + taken]:
+                    pair.prepare(rq)
+                pair.commit()
+            finally:  # a doorbell may raise: a checker's CheckError
+                lock.release()
             start += taken
             if self.gate == DEAD:
                 break
@@ -377,10 +379,12 @@ class SyncPath(CallerPath):
         lock, pair = self.ring_lock, self.pair
         while True:
             lock.acquire()
-            complete = self.gate == OPEN and pair.prepare_batch(batch)
-            pair.commit()
-            over = self.gate == DEAD and not complete and pair.abandon(batch, HOST_ABORTED)
-            lock.release()
+            try:
+                complete = self.gate == OPEN and pair.prepare_batch(batch)
+                pair.commit()
+                over = self.gate == DEAD and not complete and pair.abandon(batch, HOST_ABORTED)
+            finally:
+                lock.release()
             if over:
                 batch.mark_done()
             if complete or self.gate == DEAD:
@@ -395,12 +399,13 @@ class SyncPath(CallerPath):
         lock, pair = self.ring_lock, self.pair
         while True:
             lock.acquire()
-            if pair.tags.free and not self.gate:
-                pair.prepare(rq)
-                pair.commit()
+            try:
+                if pair.tags.free and not self.gate:
+                    pair.prepare(rq)
+                    pair.commit()
+                    return
+            finally:
                 lock.release()
-                return
-            lock.release()
             if self.gate == DEAD:
                 self._refuse(rq)
                 return
