@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,13 +39,19 @@ class RemoteServed:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[RemoteServed]:
-    socket, port = str(tmp_path / "rpc.sock"), free_port()
-    options = ("--size", "16M", "--nqn", NQN, "--rpc", socket)
+    path, port = str(tmp_path / "rpc.sock"), free_port()
+    options = ("--size", "16M", "--nqn", NQN, "--rpc", path)
     with Server(*options, devices=0, ports=[port]) as server:
-        eventually(lambda: os.path.exists(socket))
-        with RpcClient(socket) as client:
-            yield RemoteServed(port, socket, client)
+        eventually(lambda: _listens(path))
+        with RpcClient(path) as client:
+            yield RemoteServed(port, path, client)
         assert server.stop() == 0, server.log
+
+
+def _listens(path: str) -> bool:
+    """Whether somebody does: a socket's file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 def eventually(holds: Callable[[], bool]) -> None:
