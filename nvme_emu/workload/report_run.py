@@ -200,8 +200,8 @@ def _stages(stages_ns: Mapping[str, float]) -> Chart:
             color=[colour(name) for name in names],
         )
         for place, name in enumerate(names):
-            text = f" {duration(stages_ns[name])}"
-            axes.text(stages_ns[name], place, f" {text}", va="center", color=colour("ink"), fontsize=8.5)
+            text = f"\u00a0{duration(stages_ns[name])}"
+            axes.text(stages_ns[name], place, text, va="center", color=colour("ink"), fontsize=8.5)
         axes.invert_yaxis()
         axes.margins(x=0.2)
         time_axis(axes)
