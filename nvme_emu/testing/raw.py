@@ -35,6 +35,7 @@ __all__ = ["DmaBuffer", "Interrupt", "RawDevice", "RawDeviceError"]
 
 FREED_BYTE = 0x6B  # as Linux's slab allocator (POISON_FREE)
 DMA_BYTES_MAX = 1 << 31
+DMA_TOTAL_MAX = 1 << 33  # more, in all, is a driver that gives nothing back
 
 
 class RawDeviceError(RuntimeError):
@@ -131,6 +132,7 @@ class RawDevice:
         self.machine = Machine(MachineConfig(**{"size": SIZE_DEFAULT, **options, "driver_class": _Nobody}))
         self._port = self.machine.port
         self._buffers: dict[int, DmaBuffer] = {}
+        self._allocated = 0
         self._interrupts: dict[int, Interrupt] = {}
         self._context = threading.local()
         self._closed = False
@@ -204,9 +206,14 @@ class RawDevice:
         self.check_may_sleep("dma_alloc")
         if not 1 <= nbytes <= DMA_BYTES_MAX:
             raise RawDeviceError(f"dma_alloc({nbytes}): 1 to {DMA_BYTES_MAX} bytes")
+        if self._allocated + nbytes > DMA_TOTAL_MAX:
+            raise RawDeviceError(
+                f"dma_alloc({nbytes}): out of memory: {len(self._buffers)} buffers, {self._allocated} bytes, not freed"
+            )
         array = np.zeros(nbytes, np.uint8)
         buffer = DmaBuffer(self.memory.add_region(array, name=name), array, name)
         self._buffers[buffer.addr] = buffer
+        self._allocated += nbytes
         return buffer
 
     def dma_free(self, buffer: DmaBuffer) -> None:
@@ -216,6 +223,7 @@ class RawDevice:
         if self._buffers.get(buffer.addr) is not buffer:
             raise RawDeviceError(f"{buffer!r} is not a buffer of this device")
         del self._buffers[buffer.addr]
+        self._allocated -= buffer.nbytes
         assert buffer._region is not None
         buffer._array[:] = FREED_BYTE
         self.memory.remove_region(buffer._region)
@@ -278,6 +286,7 @@ class RawDevice:
         """Sleep; the device goes on."""
         if duration_ns < 0:
             raise RawDeviceError(f"sleep_ns({duration_ns}): time does not run backwards")
+        self._check_open()
         self.check_may_sleep("sleep_ns")
         self._port.poll()
         self.runtime.sleep_ns(duration_ns)

@@ -12,7 +12,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nvme_emu.controller.profiles import load_profile
 from nvme_emu.core.faults.values import nearest
+from nvme_emu.driver import NvmeDriver
 from nvme_emu.machine import Machine, MachineConfig
 
 __all__ = ["EVENTS_DEFAULT", "SCHEDULERS", "SIZE_DEFAULT", "Settings", "settings_of"]
@@ -59,5 +61,10 @@ def settings_of(marks: Iterable[Any]) -> Settings:
         raise ValueError(f"events={events!r}: a number, 0 for none")
     if own.get("scheduler") not in (None, *SCHEDULERS):
         raise ValueError(f"scheduler={own['scheduler']!r}{nearest(str(own['scheduler']), SCHEDULERS)}")
+    driver_class = merged.get("driver_class", NvmeDriver)
+    if not (isinstance(driver_class, type) and issubclass(driver_class, NvmeDriver)):
+        raise ValueError(f"driver_class={driver_class!r}: a subclass of nvme_emu.driver.NvmeDriver")
+    if isinstance(merged.get("profile"), str):
+        load_profile(merged["profile"])
     MachineConfig(**merged)
     return Settings(options=merged, **own)

@@ -65,6 +65,8 @@ def test_it(nvme0):
         ('mode="both"', "mode='both': it is 'sync', 'async' or 'mixed'"),
         ('"1M"', "takes options by name only"),
         ("runs=0", "runs=0: a number of at least 1"),
+        ("driver_class=int", "driver_class=<class 'int'>: a subclass of nvme_emu.driver.NvmeDriver"),
+        ('profile="tlcc"', "profile 'tlcc'"),
         ('scheduler="rand"', "scheduler='rand', did you mean 'random'?"),
     ],
 )

@@ -136,3 +136,19 @@ def test_wait_for_what_cannot_come_is_a_deadlock_in_virtual_time() -> None:
 def test_option_of_a_driver_is_refused() -> None:
     with pytest.raises(RawDeviceError, match="has no driver"):
         RawDevice(driver_class=object)
+
+
+def test_memory_has_an_end(device: RawDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nvme_emu.testing.raw.DMA_TOTAL_MAX", 3 * 4096)
+    buffers = [device.dma_alloc(4096) for _ in range(3)]
+    with pytest.raises(RawDeviceError, match=r"out of memory: 3 buffers, 12288 bytes, not freed"):
+        device.dma_alloc(1)
+    for buffer in buffers:
+        device.dma_free(buffer)
+    device.dma_free(device.dma_alloc(1))
+
+
+def test_nobody_sleeps_at_a_closed_device(device: RawDevice) -> None:
+    device.close()
+    with pytest.raises(RawDeviceError, match="closed"):
+        device.sleep_ns(1)
