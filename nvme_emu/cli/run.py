@@ -294,7 +294,7 @@ def _remote_control(machine: Machine, options: Options) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible(jobs: Jobs) -> Iterator[None]:
-    """The first Ctrl-C asks the jobs to end, so that what they measured is printed; the second one raises."""
+    """The first Ctrl-C or SIGTERM asks the jobs to end, so that what they measured is printed; the second one raises."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if jobs.control.stop:
@@ -305,11 +305,12 @@ def _interruptible(jobs: Jobs) -> Iterator[None]:
         # Python delivers signals to the main thread only; whoever calls us elsewhere has a handler there.
         yield
         return
-    previous = signal.signal(signal.SIGINT, stop)
+    previous = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for one, handler in previous.items():
+            signal.signal(one, handler)
 
 
 # --- what is printed ------------------------------------------------------------------------------------

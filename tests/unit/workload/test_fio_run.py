@@ -134,8 +134,11 @@ def test_run_with_a_mismatch_names_it_and_exits_1(tmp_path: Path, monkeypatch: p
     assert "err=84" in result.stdout
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("clock", ["wall", "virtual"])
-def test_run_interrupted_prints_what_was_measured_and_exits_130(tmp_path: Path, clock: str) -> None:
+def test_run_interrupted_prints_what_was_measured_and_exits_130(
+    tmp_path: Path, clock: str, number: signal.Signals
+) -> None:
     path = tmp_path / "long.fio"
     path.write_text(
         "[a]\nrw=randread\nsize=1m\ntime_based\nruntime=1d\n[b]\nrw=randread\nsize=1m\nstartdelay=1d\n"
@@ -148,7 +151,7 @@ def test_run_interrupted_prints_what_was_measured_and_exits_130(tmp_path: Path, 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with open(pipe) as events:
         assert "ts_ns" in events.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         for _ in events:
             pass
     output, errors = process.communicate(timeout=60)
