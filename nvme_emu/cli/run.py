@@ -294,7 +294,7 @@ def _remote_control(machine: Machine, options: Options) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible(jobs: Jobs) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the jobs to end, so that what they measured is printed; the second one raises."""
+    """The first Ctrl-C or SIGTERM asks the jobs to end, and what they measured is printed; the second one raises."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if jobs.control.stop:
