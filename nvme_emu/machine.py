@@ -165,6 +165,7 @@ class Machine:
         profile = config.profile
         self.profile = profile if isinstance(profile, DeviceProfile) else load_profile(profile)
         self._closing = contextlib.ExitStack()
+        self._shutting_down = False
         with contextlib.ExitStack() as undo:
             self.media = self._open_media(undo)
             self.runtime = self._make_runtime(undo)
@@ -175,13 +176,18 @@ class Machine:
             self.faults = Faults(self.controller, self.port, self.runtime, config.seed)
             self.faults.load(config.faults)
             self._attach()
-            undo.callback(lambda: self.driver.shutdown())
+            undo.callback(self._shut_down)
             self._closing = undo.pop_all()
 
     def _attach(self) -> None:
         config = self.config
         self.driver = config.driver_class(self.port, self.runtime, config.driver_config(), self.trace)
         self.driver.probe()
+
+    def _shut_down(self) -> None:
+        # What the checker has to say comes when the driver is done, and does not leave its workers behind.
+        self._shutting_down = True
+        self.driver.shutdown()
 
     def replug(self) -> None:
         """Drive the device anew, as a host does with one that was taken out and put back: a new driver, new namespaces.
@@ -294,9 +300,9 @@ class Machine:
         return checker
 
     def _caller(self) -> object | None:
-        """The calling task; None for a worker or an interrupt, whose exceptions nobody would see."""
+        """The calling task; None for a worker or an interrupt, whose exceptions nobody would see, and at the end."""
         task = self.runtime.current()
-        return None if task is None or task.comm.startswith("nvme") else task
+        return None if self._shutting_down or task is None or task.comm.startswith("nvme") else task
 
     def _judge(self, checker: Checker) -> None:
         """The driver is done: tell what it has done wrong."""

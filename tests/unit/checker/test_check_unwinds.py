@@ -1,4 +1,4 @@
-"""A CheckError that a doorbell raises leaves no lock held: others go on, and the machine can be closed."""
+"""A CheckError leaves nothing behind: no lock held after a doorbell, no worker after the shutdown."""
 
 from __future__ import annotations
 
@@ -42,3 +42,22 @@ def test_doorbell_that_raises_leaves_no_lock(clock: str, call: Callable[[Any], N
             call(ssd.namespaces[1])
         vars(port).update(real)
         one(ssd.namespaces[1])
+
+
+@pytest.mark.parametrize("clock", ["virtual", "wall"])
+def test_shutdown_comes_to_its_end_before_the_checker_speaks(clock: str) -> None:
+    ssd = nvme_emu.open(size="1M", mode="async", clock=clock, check="error")
+    workers = list(ssd.workers)
+    assert workers
+    real = ssd.driver.is_lost
+
+    def wrong() -> bool:
+        ssd.port.ring_cq(1, 500)
+        return real()
+
+    ssd.driver.is_lost = wrong  # type: ignore[method-assign]
+    with pytest.raises(CheckError, match="cq-head"):
+        ssd.close()
+    assert ssd.driver.state.value == "dead"
+    assert ssd.workers == []
+    assert all(worker.stopped for worker in workers)
