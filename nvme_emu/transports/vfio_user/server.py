@@ -18,7 +18,8 @@ from errno import EADDRINUSE, EMFILE, ENFILE
 
 from nvme_emu.transports.loop import EVENT_READ, EVENT_WRITE, Loop
 from nvme_emu.transports.vfio_user.function import VfioUserFunction
-from nvme_emu.transports.vfio_user.session import MSG_FDS_MAX, Session, State
+from nvme_emu.transports.vfio_user.session import MSG_FDS_MAX, Session
+from nvme_emu.transports.vfio_user.session_states import State
 
 __all__ = ["VfioUserServer"]
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from errno import EINVAL, ENOTSUP
 from typing import Any, NamedTuple, Protocol
 
@@ -53,19 +52,16 @@ from nvme_emu.spec.vfio_user import (
 )
 from nvme_emu.transports.vfio_user.dma import DMA_MAPS_MAX
 from nvme_emu.transports.vfio_user.ports import RequestError
+from nvme_emu.transports.vfio_user.session_states import TRANSITIONS, Action, Input, State
 
 __all__ = [
     "MESSAGE_BYTES_MAX",
     "MSG_FDS_MAX",
-    "TRANSITIONS",
-    "Action",
     "Handler",
-    "Input",
     "Irqs",
     "Outgoing",
     "Region",
     "Session",
-    "State",
 ]
 
 MSG_FDS_MAX = 16
@@ -76,47 +72,6 @@ WRITES_MAX = 4096
 """Writes in one REGION_WRITE_MULTI."""
 
 _REPLY, _NO_REPLY, _ERROR = int(MessageFlag.REPLY), int(MessageFlag.NO_REPLY), int(MessageFlag.ERROR)
-
-
-class State(Enum):
-    """Where the conversation is."""
-
-    NEW = "waiting for the version"
-    OPEN = "open"
-    CLOSED = "closed"
-
-
-class Input(Enum):
-    """What the client can send, as far as the state cares."""
-
-    VERSION = "a VERSION command"
-    REQUEST = "another command"
-    REPLY = "a reply"
-    BROKEN = "bytes that are no message"
-
-
-class Action(Enum):
-    """What is done about it."""
-
-    NEGOTIATE = "agree on version and capabilities"
-    SERVE = "do what is asked and answer"
-    REFUSE = "answer with EINVAL"
-    MATCH = "find the request of ours that it answers"
-    DROP = "end the conversation"
-    NOTHING = "nothing"
-
-
-TRANSITIONS: dict[tuple[State, Input], tuple[State, Action]] = {
-    (State.NEW, Input.VERSION): (State.OPEN, Action.NEGOTIATE),
-    (State.NEW, Input.REQUEST): (State.CLOSED, Action.DROP),
-    (State.NEW, Input.REPLY): (State.CLOSED, Action.DROP),
-    (State.NEW, Input.BROKEN): (State.CLOSED, Action.DROP),
-    (State.OPEN, Input.VERSION): (State.OPEN, Action.REFUSE),
-    (State.OPEN, Input.REQUEST): (State.OPEN, Action.SERVE),
-    (State.OPEN, Input.REPLY): (State.OPEN, Action.MATCH),
-    (State.OPEN, Input.BROKEN): (State.CLOSED, Action.DROP),
-    **{(State.CLOSED, what): (State.CLOSED, Action.NOTHING) for what in Input},
-}
 
 
 class Outgoing(NamedTuple):

@@ -25,14 +25,8 @@ from nvme_emu.spec.vfio_user import (
 )
 from nvme_emu.transports.loop import Loop
 from nvme_emu.transports.vfio_user.server import GREETING_NS, UNSENT_BYTES_MAX
-from nvme_emu.transports.vfio_user.session import (
-    MESSAGE_BYTES_MAX,
-    TRANSITIONS,
-    Action,
-    Input,
-    Session,
-    State,
-)
+from nvme_emu.transports.vfio_user.session import MESSAGE_BYTES_MAX, Session
+from nvme_emu.transports.vfio_user.session_states import TRANSITIONS, Action, Input, State
 
 READ_VS = REGION_ACCESS.pack(8, 0, 4)
 
