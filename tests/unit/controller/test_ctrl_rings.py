@@ -9,6 +9,7 @@ from rawhost import PAGE, FixedLatency, RawHost, RawQueue, started
 from nvme_emu.controller.command import PENDING, Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.controller import Controller
+from nvme_emu.controller.pcie.rings import CompletionQueue, SubmissionQueue
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
 from nvme_emu.spec.queues import CQE_SIZE
@@ -161,6 +162,31 @@ def test_wild_doorbell_is_ignored_and_reported(qid: int, is_cq: bool, value: int
     queue.ring()
     host.step()
     assert [one.cid for one in queue.reap()] == [5]
+
+
+def test_every_doorbell_value_against_a_walk_round_the_ring() -> None:
+    """The host may go forward, slot by slot, as far as there are completions, or as there is room for commands."""
+
+    def forward(start: int, most: int, size: int) -> set[int]:
+        return {(start + by) % size for by in range(1, most + 1)}
+
+    for size in (2, 3, 5):
+        for head in range(size):
+            for tail in range(size):
+                used = (tail - head) % size
+                for value in range(-1, size + 2):
+                    cq = CompletionQueue(1, 0, size, 0, False)
+                    cq.head, cq.tail, cq.free = head, tail, size - 1 - used
+                    sq = SubmissionQueue(1, 0, size, cq)
+                    sq.head, sq.tail = head, tail
+                    where = f"size {size} head {head} tail {tail} value {value}"
+                    taken = cq.move_head(value)
+                    assert taken == (value in forward(head, used, size)), where
+                    assert cq.head == (value if taken else head), where
+                    assert cq.free == size - 1 - (tail - cq.head) % size, where
+                    sent = sq.move_tail(value)
+                    assert sent == (value in forward(tail, size - 1 - used, size)), where
+                    assert sq.tail == (value if sent else tail), where
 
 
 def test_tail_that_overruns_what_waits_is_reported() -> None:
@@ -390,3 +416,15 @@ def test_step_is_bounded_and_says_that_there_is_more() -> None:
         host.ctrl.step(50)
         assert len(queue.reap()) == expected
     assert host.ctrl.next_deadline() is None
+
+
+@pytest.mark.parametrize(
+    ("past", "status"), [(-1, Status.INVALID_FIELD), (0, Status.INVALID_FIELD), (1, Status.INVALID_NS)]
+)
+def test_the_last_nsid_that_there_can_be_is_inactive_and_the_next_is_none(past: int, status: Status) -> None:
+    host, queue = started(config=ControllerConfig(namespaces_max=16))
+    queue.put(READ, nsid=16 + past, cid=3, prp1=host.pages())
+    queue.ring()
+    host.step()
+    (done,) = queue.reap()
+    assert done.status & STATUS_CODE_MASK == status

@@ -250,3 +250,29 @@ def test_target_with_a_bad_greeting_is_not_connected(ic_resp: bytes) -> None:
         fabric.open()
     fabric.close()
     thread.join(10)
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "async"}, {"mode": "async", "worker": "per-request"}])
+def test_close_while_others_do_io_ends_them(options: dict[str, str], serve: Callable[..., Served]) -> None:
+    ssd = nvme_emu.open(serve().url, **options)
+    namespace = ssd.namespaces[1]
+    going = threading.Barrier(4)
+    ended: list[type[Exception]] = []
+
+    def write_for_ever(slba: int) -> None:
+        try:
+            namespace.write(slba, bytes(4096))
+            going.wait()
+            while True:
+                namespace.write(slba, bytes(4096))
+        except Exception as error:
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=write_for_ever, args=(8 * at,), daemon=True) for at in range(3)]
+    for thread in threads:
+        thread.start()
+    going.wait()
+    ssd.close()
+    for thread in threads:
+        thread.join(60)
+    assert ended == [NvmeError] * 3
