@@ -68,7 +68,8 @@ class InlinePumpPath(PumpPath):
             if self._is_busy():
                 return False
             self._accept(rq)
-            if self._consume is None and self._trace.emit is None and rq.nbytes <= UNLISTED_BYTES:
+            untold = self._consume is None and self._trace.emit is None
+            if untold and self._direct and rq.nbytes <= UNLISTED_BYTES:
                 answer = pair.exchange(rq)
             else:
                 pair.prepare(rq)

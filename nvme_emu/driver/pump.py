@@ -194,7 +194,8 @@ class PumpPath(_WorkerPath):
         """Does plain requests of the list at once; see driver/lane.py. Where C does its part there is none."""
 
     def open_lane(self) -> None:
-        lane = None if COMPILED else self._port.lane(self.pair.qid)
+        super().open_lane()
+        lane = self._port.lane(self.pair.qid) if self._direct and not COMPILED else None
         handler = None if lane is None else lane.handlers.get(self.pair.qid)
         # The lane leaves the interrupt out: it is right only while the interrupt comes here.
         self._lane = None

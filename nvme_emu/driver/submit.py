@@ -21,7 +21,7 @@ from nvme_emu._core import COMPILED, Lock
 from nvme_emu.core.trace import NvmeQueueRq, NvmeWakeRq
 from nvme_emu.driver.batch import BatchRequest
 from nvme_emu.driver.lane import open_caller_lane
-from nvme_emu.driver.queue_pair import ANSWERED, DELAYED, UNLISTED_BYTES
+from nvme_emu.driver.queue_pair import ANSWERED, DELAYED, UNLISTED_BYTES, QueuePair
 from nvme_emu.driver.request import Request
 from nvme_emu.driver.reset import HOST_ABORTED
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kworker import Runtime
-    from nvme_emu.driver.queue_pair import QueueContext, QueuePair
+    from nvme_emu.driver.queue_pair import QueueContext
     from nvme_emu.driver.recovery import Recovery
 
 __all__ = ["CLOSED", "DEAD", "LOOK_AGAIN_NS", "OPEN", "CallerPath", "SubmitPath", "SyncPath"]
@@ -60,6 +60,7 @@ class SubmitPath(ABC):
         self._enqueue_ns = context.host.enqueue_ns
         self._consume = context.runtime.consume if context.runtime.virtual else None
         self.timeout_ns = int(recovery.config.io_timeout * 1e9)
+        self._direct = False
         self.exchange: Callable[[int, int, int, int, Any, int], bool] | None = None
         """``pair.exchange_plain`` where it may be called by whoever reads or writes."""
         self.exchange_many: Callable[[int, int, Any, int, int, int, Any], int] | None = None
@@ -69,8 +70,10 @@ class SubmitPath(ABC):
     def submit(self, rq: Request) -> None:
         """Take a request; on the sync path it is done when this returns."""
 
-    def open_lane(self) -> None:  # noqa: B027  most paths have none
+    def open_lane(self) -> None:
         """Called when the queues exist: look for a way to do plain commands in one call."""
+        # A short cut would pass over what somebody's subclass does otherwise.
+        self._direct = type(self.pair) is QueuePair and type(self).__module__.startswith("nvme_emu.driver.")
 
     def run(self, rq: Request) -> None:
         """Take a request that nobody but the caller sees; on the sync path it is done when this returns."""
@@ -299,7 +302,8 @@ class SyncPath(CallerPath):
             rq.run_callbacks()
 
     def open_lane(self) -> None:
-        lane = self._port.lane(self.pair.qid)
+        super().open_lane()
+        lane = self._port.lane(self.pair.qid) if self._direct else None
         handler = None if lane is None else lane.handlers.get(self.pair.qid)
         # The lane does what `interrupt` would: it is right only while the interrupt comes here.
         if lane is None or handler != self.interrupt:
@@ -315,7 +319,10 @@ class SyncPath(CallerPath):
 
     def run(self, rq: Request) -> None:
         pair = self.pair
-        if pair.outstanding or self._consume is not None or self._trace.emit is not None or rq.nbytes > UNLISTED_BYTES:
+        if not self._direct or pair.outstanding or self._consume is not None or self._trace.emit is not None:
+            self.submit(rq)
+            return
+        if rq.nbytes > UNLISTED_BYTES:
             self.submit(rq)
             return
         rq._path = self
