@@ -2,15 +2,15 @@
 
 Python raises KeyboardInterrupt wherever the main thread is. In a simulation that is in the midst of some task, of an
 interrupt or of the scheduler, which would be lost with it: who shuts down afterwards would wait for them. So it is
-kept until the outermost caller sleeps, and raised there, as it is on a thread that waits, or until the caller is seen
-in its own code (`keep_whole` names what is not). A second Ctrl-C is raised at once.
+kept until the outermost caller sleeps, and raised there, as it is on a thread that waits (`keep_whole` names what
+counts as simulation besides ours); who never sleeps again meets it when the simulation is closed. A second Ctrl-C is
+raised at once.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from _thread import interrupt_main
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -27,9 +27,7 @@ _FOLDER: Final = str(Path(__file__).parent)
 _whole: list[str] = []
 # On the stack of whoever is simulated, with the caller's own function above them.
 _CALLERS_OWN: Final = ("run", "_run_inside")
-_LOOK_AGAIN_S: Final = 0.002
 _open: WeakSet[SimKernel] = WeakSet()
-_looking = False
 
 
 def keep_whole(folder: str) -> None:
@@ -55,35 +53,14 @@ def unwatch(runtime: SimKernel) -> None:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
-    global _looking
-    looking, _looking = _looking, False
     kept = [runtime for runtime in _open if runtime.interrupted]
     runtime = _inside(frame)
-    if looking and not kept:
-        return  # it was raised meanwhile
-    if runtime is not None and looking:
-        _look_again()
-    elif runtime is not None and not kept:
+    if runtime is not None and not kept:
         runtime.interrupt()
-        _look_again()
-    else:
-        for runtime in kept:
-            runtime.interrupted = False
-        signal.default_int_handler(number, frame)
-
-
-def _look_again() -> None:
-    """Have `_interrupted` called anew: a caller that never sleeps may be in its own code then."""
-
-    def look() -> None:
-        global _looking
-        if any(runtime.interrupted for runtime in list(_open)):
-            _looking = True
-            interrupt_main()
-
-    timer = threading.Timer(_LOOK_AGAIN_S, look)
-    timer.daemon = True
-    timer.start()
+        return
+    for runtime in kept:
+        runtime.interrupted = False
+    signal.default_int_handler(number, frame)
 
 
 def _inside(frame: FrameType | None) -> SimKernel | None:

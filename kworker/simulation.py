@@ -240,7 +240,10 @@ class SimRuntime(SimKernel):
         return Schedule(())
 
     def close(self) -> None:
-        """End all tasks: each is thrown out of where it waits. Nothing runs any more afterwards."""
+        """End all tasks: each is thrown out of where it waits. Nothing runs any more afterwards.
+
+        Raises KeyboardInterrupt at the end for a Ctrl-C that nobody has met yet.
+        """
         self._check_thread()
         if self._closed:
             return
@@ -261,3 +264,6 @@ class SimRuntime(SimKernel):
         self._tasks.clear()
         self._heap.clear()
         self._held.clear()
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt

@@ -65,6 +65,11 @@ def test_second_ctrl_c_is_raised_at_once() -> None:
         kworker.kthread_destroy_worker(worker)
 
 
+def test_ctrl_c_that_nobody_met_is_raised_when_the_simulation_is_closed() -> None:
+    with pytest.raises(KeyboardInterrupt), kworker.SimRuntime() as runtime:
+        runtime.interrupt()
+
+
 def test_ctrl_c_in_the_callers_own_code_is_raised_there() -> None:
     with kworker.SimRuntime() as runtime, pytest.raises(KeyboardInterrupt):
         runtime.run(ctrl_c)
@@ -108,7 +113,7 @@ def test_machine_works_on_and_closes_wherever_ctrl_c_has_been(mode: str, profile
                         request.wait()
                 finally:
                     sys.setprofile(None)
-                ssd.runtime.interrupted = False  # who was never asleep hears of it soon; not in this test
+                ssd.runtime.interrupted = False  # who never sleeps again hears of it at the end; not in this test
             except KeyboardInterrupt:
                 pass
             assert not namespace.read(0, 8).any()
