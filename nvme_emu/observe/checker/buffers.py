@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.command import Command
     from nvme_emu.controller.pcie.rings import SubmissionQueue
     from nvme_emu.observe.checker.checker import Checker
-    from nvme_emu.observe.checker.commands import Entry
+    from nvme_emu.spec.queues import Sqe
 
 __all__ = ["COPIED_BYTES_MAX", "Buffers"]
 
@@ -56,7 +56,7 @@ class Buffers:
         self._pages.clear()
         self._copied = 0
 
-    def fetched(self, sq: SubmissionQueue, entry: Entry, nbytes: int) -> None:
+    def fetched(self, sq: SubmissionQueue, entry: Sqe, nbytes: int) -> None:
         """A command that moves `nbytes` was fetched."""
         if not nbytes or not self._checker.judges("buffer-memory"):
             return

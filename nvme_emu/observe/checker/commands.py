@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from nvme_emu.controller.feature_kinds import FEATURES, DataFeature
 from nvme_emu.controller.nvm import NVM_HANDLERS
@@ -36,13 +36,14 @@ from nvme_emu.spec.queues import (
     SQE,
     SQE_FLAGS_RESERVED,
     SQE_SIZE,
+    Sqe,
 )
 
 if TYPE_CHECKING:
     from nvme_emu.observe.checker.checker import Checker
     from nvme_emu.observe.checker.models import SqModel
 
-__all__ = ["Commands", "Entry"]
+__all__ = ["Commands"]
 
 _CDWS: Final = ("cdw10", "cdw11", "cdw12", "cdw13", "cdw14", "cdw15")
 _DWORD: Final = 0xFFFF_FFFF
@@ -57,26 +58,6 @@ _CREATES: Final = frozenset({AdminOpcode.CREATE_IO_SQ, AdminOpcode.CREATE_IO_CQ}
 # Commands whose transfer is known not to exist: their data pointer is reserved.
 _DATALESS_ADMIN: Final = _WITHOUT_NAMESPACE - _CREATES
 _DATALESS_IO: Final = frozenset({NvmOpcode.FLUSH, NvmOpcode.WRITE_ZEROES, NvmOpcode.VERIFY})
-
-
-class Entry(NamedTuple):
-    """A submission queue entry."""
-
-    opcode: int
-    flags: int
-    cid: int
-    nsid: int
-    cdw2: int
-    cdw3: int
-    mptr: int
-    prp1: int
-    prp2: int
-    cdw10: int
-    cdw11: int
-    cdw12: int
-    cdw13: int
-    cdw14: int
-    cdw15: int
 
 
 def _reserved_bits(opcode: int, admin: bool) -> tuple[int, ...] | None:
@@ -100,7 +81,7 @@ class Commands:
         self._checker = checker
         self._ctrl = checker.controller
         self._reserved: dict[tuple[bool, int], tuple[int, ...] | None] = {}
-        self._entry: Entry
+        self._entry: Sqe
         self._qid = 0
 
     # -- when they are submitted ----------------------------------------------------------------------------
@@ -108,7 +89,7 @@ class Commands:
     def admin_submitted(self, model: SqModel, raw: bytes) -> None:
         """An admin command became visible; `model.live` has it already."""
         report, config = self._checker.report, self._ctrl.config
-        entry = Entry(*SQE.unpack(raw))
+        entry = Sqe(*SQE.unpack(raw))
         same = sum(1 for opcode in model.live.values() if opcode == entry.opcode)
         if entry.opcode == AdminOpcode.ASYNC_EVENT_REQUEST and same > config.aerl_z + 1:
             words = f"{same} Asynchronous Event Requests; AERL allows {config.aerl_z + 1}"
@@ -119,7 +100,7 @@ class Commands:
                 report("abort-limit", words, qid=0, cid=entry.cid, count=same, limit=config.acl_z + 1)
             self._abort(entry)
 
-    def _abort(self, entry: Entry) -> None:
+    def _abort(self, entry: Sqe) -> None:
         which = ABORT_CDW10.unpack(entry.cdw10)
         target = self._checker.queues.sq(which.sqid)
         if target is not None:
@@ -136,7 +117,7 @@ class Commands:
 
     def fetched(self, model: SqModel, fields: Any) -> None:
         """The controller has taken the entry."""
-        entry, qid = Entry(*fields), model.sq.qid
+        entry, qid = Sqe(*fields), model.sq.qid
         self._entry, self._qid = entry, qid
         if entry.cid == _NO_COMMAND:
             self._wrong("cid-reserved", "cid 0xffff")

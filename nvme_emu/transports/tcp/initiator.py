@@ -39,7 +39,6 @@ from nvme_emu.spec.tcp import (
     MAXH2CDATA_MIN,
     PDA_MAX,
     PFV_1_0,
-    RESP_SIZE,
     TERM,
     TERM_SIZE,
     Fes,
@@ -71,7 +70,6 @@ _COMMAND = int(PduType.CAPSULE_CMD)
 _CQE = struct.Struct("<QHHHH")
 _BARE_COMMAND = CH.pack(_COMMAND, 0, CMD_SIZE, 0, CMD_SIZE)
 _BARE_ROW = np.frombuffer(_BARE_COMMAND, np.uint8)
-_BARE_RESPONSE = CH.pack(_RESPONSE, 0, RESP_SIZE, 0, RESP_SIZE)
 _CCCID_AT, _DATAO_AT, _DATAL_AT = 8, 12, 16
 
 
