@@ -101,6 +101,9 @@ command = st.fixed_dictionaries(
         "cdw15": dword,
     }
 )
+PLAIN: dict[str, Any] = dict.fromkeys(
+    ["opcode", "flags", "nsid", "cdw10", "cdw11", "cdw12", "cdw13", "cdw14", "cdw15"], 0
+) | {"prp1": ("data", 0), "prp2": ("data", 0)}
 entries = st.lists(st.one_of(st.integers(0, DATA_PAGES - 1), st.just(WILD)), min_size=1, max_size=20)
 
 
@@ -125,6 +128,7 @@ def check(opcode: int, status: int) -> None:
 @given(st.lists(command, min_size=1, max_size=24), entries, st.sampled_from([0, 500]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([], [0], 0).via("the controller that nobody asks")
+@example([PLAIN, {**PLAIN, "opcode": AdminOpcode.FIRMWARE_COMMIT, "cdw10": 0o31}, PLAIN], [0], 0).via("a pause")
 def test_any_admin_commands_end_once_with_an_allowed_status(
     commands: list[dict[str, Any]], pages: list[int], admin_ns: int
 ) -> None:
@@ -144,9 +148,11 @@ def test_any_admin_commands_end_once_with_an_allowed_status(
         one.admin.put(opcode, cid=cid, **sent)
         one.admin.ring()
         one.step(one.now_ns + 1000)
+        wait_out_pause(one)
         answered += take(one, waiting)
 
     one.step(one.now_ns + 1000)
+    wait_out_pause(one)
     answered += take(one, waiting)
 
     parked = one.ctrl.events.outstanding
@@ -155,6 +161,14 @@ def test_any_admin_commands_end_once_with_an_allowed_status(
     assert one.ctrl.internal_error is None
     assert CSTS.unpack(one.read(Reg.CSTS)).cfs == 0
     one.audit()
+
+
+def wait_out_pause(one: AdminHost) -> None:
+    """New firmware takes over at once (commit action 3): commands wait until CSTS.PP is cleared again."""
+    while CSTS.unpack(one.read(Reg.CSTS)).pp:
+        deadline_ns = one.ctrl.next_deadline()
+        assert deadline_ns is not None, "a pause that nothing ends"
+        one.step(max(deadline_ns, one.now_ns + 1000))
 
 
 def take(one: AdminHost, waiting: dict[int, list[int]]) -> int:
