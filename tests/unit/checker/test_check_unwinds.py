@@ -32,7 +32,10 @@ def test_doorbell_that_raises_leaves_no_lock(clock: str, call: Callable[[Any], N
         def after(name: str) -> Callable[..., Any]:
             def ring(*args: Any) -> Any:
                 result = real[name](*args)
-                port.ring_cq(1, 500)
+                # Not at the admin queue's: the event about the wrong doorbell has a worker read a log page, perhaps
+                # while this is still in place.
+                if args[0]:
+                    port.ring_cq(1, 500)
                 return result
 
             return ring
