@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Literal
 
 from nvme_emu.controller.command import Command, Handler, Pending
+from nvme_emu.controller.directives import directive_receive, directive_send
 from nvme_emu.controller.events import async_event_request
 from nvme_emu.controller.features import get_features, set_features
 from nvme_emu.controller.firmware import firmware_commit, firmware_download
@@ -88,6 +89,8 @@ ADMIN_HANDLERS: Final[dict[int, Handler]] = {
     AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD: firmware_download,
     AdminOpcode.DEVICE_SELF_TEST: device_self_test,
     AdminOpcode.NAMESPACE_ATTACHMENT: _lasting(namespace_attachment),
+    AdminOpcode.DIRECTIVE_SEND: directive_send,
+    AdminOpcode.DIRECTIVE_RECEIVE: directive_receive,
     AdminOpcode.FORMAT_NVM: _lasting(format_nvm),
     AdminOpcode.SANITIZE: _lasting(sanitize),
     AdminOpcode.GET_LBA_STATUS: get_lba_status,

@@ -83,6 +83,7 @@ class ControllerConfig:
     rab: int = 6
     npss_z: int = 0
     volatile_write_cache: bool = True
+    streams_max: int = 16
 
     # Times
     ready_ns: int = 0
@@ -127,6 +128,7 @@ class ControllerConfig:
         for name in ("aerl_z", "acl_z", "elpe_z"):
             _check(name, getattr(self, name), 0, 255, "zero-based, 8 bits")
         _check("rab", self.rab, 0, 7, "Recommended Arbitration Burst")
+        _check("streams_max", self.streams_max, 0, 0xFFFF, "Max Streams Limit; 0 is no Streams directive")
         _check("npss_z", self.npss_z, 0, 31, "power states, zero-based")
         for name in ("ready_ns", "reset_ns"):
             _check(name, getattr(self, name), 0, self.ready_timeout_ms * _MS, "at most ready_timeout_ms")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nvme_emu.controller.directives import check_directive, stream_of
 from nvme_emu.controller.holds import Hold
 from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm_access import (
@@ -36,6 +37,7 @@ from nvme_emu.spec.commands import (
     DSM_RANGE_SIZE,
     RW_CDW12,
     RW_FUA,
+    WZ_CDW12,
     WZ_DEAC,
     WZ_NSZ,
 )
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["NVM_HANDLERS", "READ_OR_WRITE", "fail_medium"]
 
 # (byte, bit) of the fields in the submission queue entry.
-_NLB, _DTYPE, _NSZ, _NR = (48, 0), (50, 4), (50, 7), (40, 0)
+_NLB, _NSZ, _NR = (48, 0), (50, 7), (40, 0)
 
 # The commands that name logical blocks in SLBA and NLB.
 READ_OR_WRITE = frozenset(
@@ -64,7 +66,8 @@ READ_OR_WRITE = frozenset(
     )
 )
 
-_RW_DTYPE = RW_CDW12.mask("dtype")
+_RW_DTYPE, _WZ_DTYPE = RW_CDW12.mask("dtype"), WZ_CDW12.mask("dtype")
+_DTYPE_SHIFT = RW_CDW12["dtype"].lsb
 _VERIFY_BYTES = 1 << 20
 """How much Verify reads at a time."""
 
@@ -90,8 +93,9 @@ def _read(ctrl: Controller, cmd: Command) -> int:
 def _write(ctrl: Controller, cmd: Command) -> int:
     namespace = active_namespace(ctrl, cmd, Access.WRITE)
     offset, nbytes = extent(cmd, namespace, ctrl.config.mdts_bytes)
-    if cmd.cdw12 & _RW_DTYPE:
-        raise CommandError(Status.INVALID_FIELD, location=_DTYPE)  # no directive is enabled (Base 2.1, 8.1.8)
+    dtype = (cmd.cdw12 & _RW_DTYPE) >> _DTYPE_SHIFT
+    if dtype:
+        check_directive(ctrl, cmd, dtype)
     fua = bool(cmd.cdw12 & RW_FUA) or ctrl.write_through
     at = offset
     views = buffers(ctrl, cmd, nbytes, False)
@@ -103,6 +107,8 @@ def _write(ctrl: Controller, cmd: Command) -> int:
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
     written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    if dtype:
+        stream_of(ctrl, cmd, dtype)
     ctrl.counters.write_commands += 1
     ctrl.counters.write_bytes += nbytes
     return 0
@@ -149,6 +155,9 @@ def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
     if cmd.cdw12 & WZ_NSZ:
         # Not supported (ONCS.NSZS); to zero only NLB blocks where all were meant would be no answer.
         raise CommandError(Status.INVALID_FIELD, location=_NSZ)
+    dtype = (cmd.cdw12 & _WZ_DTYPE) >> _DTYPE_SHIFT
+    if dtype:
+        check_directive(ctrl, cmd, dtype)
     offset, nbytes = extent(cmd, namespace, ctrl.config.wzsl_bytes)
     fua = bool(cmd.cdw12 & RW_FUA) or ctrl.write_through
     ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes, fua)
@@ -162,6 +171,8 @@ def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
     written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    if dtype:
+        stream_of(ctrl, cmd, dtype)
     ctrl.counters.write_commands += 1
     return 0
 
@@ -186,13 +197,16 @@ def _verify(ctrl: Controller, cmd: Command) -> int:
 def _write_uncorrectable(ctrl: Controller, cmd: Command) -> int:
     """From now on reading these blocks fails, until they are written. No data moves; WUSL limits it."""
     namespace = active_namespace(ctrl, cmd, Access.WRITE)
-    if cmd.cdw12 & _RW_DTYPE:
-        raise CommandError(Status.INVALID_FIELD, location=_DTYPE)
+    dtype = (cmd.cdw12 & _RW_DTYPE) >> _DTYPE_SHIFT
+    if dtype:
+        check_directive(ctrl, cmd, dtype)
     offset, nbytes = extent(cmd, namespace, ctrl.config.wusl_bytes)
     ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes)
     namespace.marked.add(offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     namespace.hold(Hold.MARKED)
     ctrl.subsystem.save()
+    if dtype:
+        stream_of(ctrl, cmd, dtype)
     ctrl.counters.write_commands += 1
     return 0
 

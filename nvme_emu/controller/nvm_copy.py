@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from nvme_emu.controller.directives import check_directive, stream_of
 from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm_access import (
     Access,
@@ -44,7 +45,7 @@ COPY_FORMATS: Final = 1 << _OWN | 1 << _OTHER
 _DESCRIPTOR: Final = struct.Struct("<I4xQH14x")
 assert _DESCRIPTOR.size == 32
 
-_SDLBA, _NR, _CDFMT, _DTYPE = (40, 0), (48, 0), (49, 0), (50, 4)
+_SDLBA, _NR, _CDFMT = (40, 0), (48, 0), (49, 0)
 
 
 class _Source(NamedTuple):
@@ -84,8 +85,8 @@ def _sources(ctrl: Controller, cmd: Command, target: Namespace) -> list[_Source]
 def copy(ctrl: Controller, cmd: Command) -> int:
     """Copy (opcode 19h)."""
     target = active_namespace(ctrl, cmd, Access.WRITE)
-    if COPY_CDW12["dtype"].extract(cmd.cdw12):
-        raise CommandError(Status.INVALID_FIELD, location=_DTYPE)
+    dtype = COPY_CDW12["dtype"].extract(cmd.cdw12)
+    check_directive(ctrl, cmd, dtype)
     sources = _sources(ctrl, cmd, target)
     if any(source.namespace is target for source in sources) and not target.plain:
         check_access(ctrl, target, Access.READ)
@@ -99,6 +100,7 @@ def copy(ctrl: Controller, cmd: Command) -> int:
         if source.namespace is target and source.slba < sdlba + blocks and sdlba < source.slba + source.blocks:
             raise CommandError(Status.OVERLAPPING_IO_RANGE, location=_SDLBA)
     _move(ctrl, cmd, sources, target, sdlba, blocks)
+    stream_of(ctrl, cmd, dtype)
     return 0
 
 

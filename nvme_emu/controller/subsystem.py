@@ -15,6 +15,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from nvme_emu.controller.capacity import Capacity
+from nvme_emu.controller.directives import Directives
 from nvme_emu.controller.firmware import Firmware
 from nvme_emu.controller.holds import Hold
 from nvme_emu.controller.lasting import KeepsState, restore, snapshot
@@ -82,6 +83,7 @@ class NvmSubsystem:
         self.now_ns = 0
         self.firmware = Firmware(self)
         self.sanitizer = Sanitizer(self)
+        self.directives = Directives(config.streams_max)
         self.persistent_events = PersistentEvents(self)
         self.saved_counters: dict[str, int] = {}
         """What SMART had counted when the power went; the first controller takes it over."""
@@ -132,6 +134,7 @@ class NvmSubsystem:
 
     def leave(self, ctrl: Controller) -> None:
         """A controller is gone (its host has disconnected)."""
+        self.directives.reset(ctrl)
         if self.controllers.get(ctrl.config.cntlid) is ctrl:
             del self.controllers[ctrl.config.cntlid]
 
@@ -194,6 +197,7 @@ class NvmSubsystem:
             if nsid in ctrl.namespaces:
                 self._detach(ctrl, nsid)
             ctrl.features.forget_namespace(nsid)
+        self.directives.namespace_gone(nsid)
         self.capacity.give(namespace.media)
         self.allocation_changed(nsid)
 
@@ -230,6 +234,10 @@ class NvmSubsystem:
 
     def controller_reset(self, ctrl: Controller, subsystem_reset: bool) -> None:
         """A controller has been reset: firmware that waits for that becomes active."""
+        if subsystem_reset:
+            self.directives.subsystem_reset()
+        else:
+            self.directives.reset(ctrl)
         if not ctrl.config.message_based:
             ctrl.host_id, ctrl.host_id_is_extended = bytes(16), False
         ctrl.reservation_notices.reset()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .bits import BitLayout, bit
 from .commands_admin import (
     ATTACH_CDW10,
+    DIRECTIVE_CDW11,
     FORMAT_CDW10,
     FW_COMMIT_CDW10,
     GET_LBA_STATUS_CDW13,
@@ -355,7 +356,7 @@ WZ_CDW12 = BitLayout(
     _WRITE_ZEROES,
     bit("nlb_z", 16, "Number of Logical Blocks (zero-based)"),
     bit("cetype", 4, "Command Extension Type"),
-    bit("rsvd20", 3),
+    bit("dtype", 3, "Directive Type"),
     bit("nsz", 1, "Namespace Zeroes"),
     bit("stc", 1, "Storage Tag Check"),
     bit("deac", 1, "Deallocate"),
@@ -437,6 +438,7 @@ def _command(opcode: AdminOpcode | NvmOpcode, clause: str, **cdw: BitLayout) -> 
 
 _FW_DOWNLOAD = "Base 2.1 §5.1.9"
 _LPO = _whole("LPO", 64, _GET_LOG_PAGE, "lpo", "Log Page Offset")
+_DIRECTIVE_CDW12 = _whole("DIRECTIVE_CDW12", 32, DIRECTIVE_CDW11.clause, "value", "Operation specific")
 _FEATURE_VALUE = _whole("FEATURE_VALUE", 32, _SET_FEATURES, "value", "Feature specific")
 
 ADMIN_COMMANDS: dict[int, CommandLayout] = dict(
@@ -486,6 +488,20 @@ ADMIN_COMMANDS: dict[int, CommandLayout] = dict(
             cdw11=NS_MANAGEMENT_CDW11,
         ),
         _command(AdminOpcode.NAMESPACE_ATTACHMENT, ATTACH_CDW10.clause, cdw10=ATTACH_CDW10),
+        _command(
+            AdminOpcode.DIRECTIVE_SEND,
+            DIRECTIVE_CDW11.clause,
+            cdw10=_whole("DIRECTIVE_NUMD", 32, DIRECTIVE_CDW11.clause, "numd_z", "Number of Dwords (zero-based)"),
+            cdw11=DIRECTIVE_CDW11,
+            cdw12=_DIRECTIVE_CDW12,
+        ),
+        _command(
+            AdminOpcode.DIRECTIVE_RECEIVE,
+            DIRECTIVE_CDW11.clause,
+            cdw10=_whole("DIRECTIVE_NUMD", 32, DIRECTIVE_CDW11.clause, "numd_z", "Number of Dwords (zero-based)"),
+            cdw11=DIRECTIVE_CDW11,
+            cdw12=_DIRECTIVE_CDW12,
+        ),
         _command(AdminOpcode.FORMAT_NVM, FORMAT_CDW10.clause, cdw10=FORMAT_CDW10),
         _command(AdminOpcode.DEVICE_SELF_TEST, SELF_TEST_CDW10.clause, cdw10=SELF_TEST_CDW10),
         _command(

@@ -20,13 +20,10 @@ _BOOT = "no boot partitions (CAP.BPS)"
 _VIRTUAL = "no virtualization: one primary function (OACS.VMS)"
 _REACH = "no reachability groups (CRCAP)"
 _ANA = "one path to each namespace (CMIC.ANARS)"
-_DIRECTIVES = "no directives but the implied one (OACS.DIRS)"
 _SECURITY = "no security protocols (OACS.SSRS)"
 _LATER = "not built yet"
 
 NOT_OFFERED: dict[str, str] = {
-    "AdminOpcode.DIRECTIVE_SEND": _DIRECTIVES,
-    "AdminOpcode.DIRECTIVE_RECEIVE": _DIRECTIVES,
     "AdminOpcode.VIRTUALIZATION_MANAGEMENT": _VIRTUAL,
     "AdminOpcode.NVME_MI_SEND": _MI,
     "AdminOpcode.NVME_MI_RECEIVE": _MI,
