@@ -20,6 +20,7 @@ from nvme_emu.controller.logs import get_log_page
 from nvme_emu.controller.namespace_admin import namespace_attachment, namespace_management
 from nvme_emu.controller.queue_admin import create_io_cq, create_io_sq, delete_io_cq, delete_io_sq
 from nvme_emu.controller.sanitize import sanitize
+from nvme_emu.controller.security import security_receive, security_send
 from nvme_emu.controller.self_test import device_self_test
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import ABORT_CDW10, ABORT_DW0_NOT_ABORTED
@@ -93,5 +94,7 @@ ADMIN_HANDLERS: Final[dict[int, Handler]] = {
     AdminOpcode.DIRECTIVE_RECEIVE: directive_receive,
     AdminOpcode.FORMAT_NVM: _lasting(format_nvm),
     AdminOpcode.SANITIZE: _lasting(sanitize),
+    AdminOpcode.SECURITY_SEND: security_send,
+    AdminOpcode.SECURITY_RECEIVE: security_receive,
     AdminOpcode.GET_LBA_STATUS: get_lba_status,
 }

@@ -24,6 +24,7 @@ from .commands_admin import (
     NS_MANAGEMENT_CDW10,
     NS_MANAGEMENT_CDW11,
     SANITIZE_CDW10,
+    SECURITY_CDW10,
     SELF_TEST_CDW10,
 )
 from .errors import LayoutError
@@ -516,6 +517,18 @@ ADMIN_COMMANDS: dict[int, CommandLayout] = dict(
             _FW_DOWNLOAD,
             cdw10=_whole("FW_NUMD", 32, _FW_DOWNLOAD, "numd_z", "Number of Dwords (zero-based)"),
             cdw11=_whole("FW_OFST", 32, _FW_DOWNLOAD, "ofst", "Offset (dwords)"),
+        ),
+        _command(
+            AdminOpcode.SECURITY_SEND,
+            SECURITY_CDW10.clause,
+            cdw10=SECURITY_CDW10,
+            cdw11=_whole("SECURITY_TL", 32, SECURITY_CDW10.clause, "tl", "Transfer Length (bytes)"),
+        ),
+        _command(
+            AdminOpcode.SECURITY_RECEIVE,
+            SECURITY_CDW10.clause,
+            cdw10=SECURITY_CDW10,
+            cdw11=_whole("SECURITY_AL", 32, SECURITY_CDW10.clause, "al", "Allocation Length (bytes)"),
         ),
         _command(
             AdminOpcode.GET_LBA_STATUS,

@@ -20,7 +20,6 @@ _BOOT = "no boot partitions (CAP.BPS)"
 _VIRTUAL = "no virtualization: one primary function (OACS.VMS)"
 _REACH = "no reachability groups (CRCAP)"
 _ANA = "one path to each namespace (CMIC.ANARS)"
-_SECURITY = "no security protocols (OACS.SSRS)"
 _LATER = "not built yet"
 
 NOT_OFFERED: dict[str, str] = {
@@ -45,8 +44,6 @@ NOT_OFFERED: dict[str, str] = {
     "AdminOpcode.MIGRATION_RECEIVE": _MIGRATION,
     "AdminOpcode.CONTROLLER_DATA_QUEUE": _MIGRATION,
     "AdminOpcode.DOORBELL_BUFFER_CONFIG": f"{_LATER} (OACS.DBCS)",
-    "AdminOpcode.SECURITY_SEND": _SECURITY,
-    "AdminOpcode.SECURITY_RECEIVE": _SECURITY,
     "AdminOpcode.LOAD_PROGRAM": _PROGRAMS,
     "AdminOpcode.PROGRAM_ACTIVATION_MANAGEMENT": _PROGRAMS,
     "AdminOpcode.MEMORY_RANGE_SET_MANAGEMENT": _PROGRAMS,

@@ -72,6 +72,8 @@ ALLOWED: dict[int, set[Status]] = {
         *SANITIZING,
     },
     AdminOpcode.SANITIZE: {Status.FW_NEEDS_RESET, Status.NS_WRITE_PROTECTED, *SANITIZING},
+    AdminOpcode.SECURITY_SEND: set(),
+    AdminOpcode.SECURITY_RECEIVE: DATA,
     AdminOpcode.GET_LBA_STATUS: {Status.INVALID_NS, Status.LBA_RANGE, *SANITIZING, *DATA},
 }
 WILD = 0xDEAD_0000_0000
