@@ -8,6 +8,8 @@ from nvme_emu.spec.registers import CAP_CSS_ADMIN, CAP_CSS_IOCS, CAP_CSS_NVM
 
 __all__ = ["MAX_NAMESPACES", "ControllerConfig"]
 
+CONTROLLERS_MAX = 64
+"""A bound of this emulator on controllers of one subsystem that do not come and go with connections."""
 MAX_NAMESPACES = 1024
 """A bound of this emulator (an active list is one page of 1024 identifiers), not of the specification."""
 
@@ -42,6 +44,9 @@ class ControllerConfig:
     (0: no limit), ``mpsmin`` and ``mpsmax`` as 2 ** (12 + n) bytes, ``dstrd`` as 2 ** (2 + n) bytes, ``kas``
     in 100 ms (0: no keep alive). ``message_based`` is a controller behind a fabric, which has no interrupts.
     Counts (``queue_entries_max``, ``io_queues_max``, ``vectors``) count from one.
+
+    ``controllers`` is how many the subsystem has besides those that hosts make by connecting; this one is behind
+    ``port``. With ``ana_groups`` each port has a state for each such group of namespaces (`controller.ana`).
     """
 
     # Who it is (Identify Controller; PCI configuration space)
@@ -54,6 +59,7 @@ class ControllerConfig:
     fr: str = "1.0"
     ieee_oui: int = 0x02_4E_56
     cntlid: int = 0
+    port: int = 1
     subnqn: str = ""
     seed: int = 0
 
@@ -83,6 +89,11 @@ class ControllerConfig:
     rab: int = 6
     npss_z: int = 0
     volatile_write_cache: bool = True
+
+    # The subsystem
+    controllers: int = 1
+    ana_groups: int = 0
+    endurance_group: bool = True
     streams_max: int = 16
 
     # Times
@@ -136,6 +147,9 @@ class ControllerConfig:
         for name, limit_s in _OPERATION_LIMITS_S.items():
             _check(name, getattr(self, name), 0, limit_s * 1000 * _MS, "the field that reports it, or patience")
         _check("kas", self.kas, 0, 0xFFFF, "Keep Alive Support in 100 ms units")
+        _check("port", self.port, 1, 0xFFFF, "the subsystem's ports count from one")
+        _check("controllers", self.controllers, 1, CONTROLLERS_MAX, "controllers that are made together")
+        _check("ana_groups", self.ana_groups, 0, self.namespaces_max, "not more groups than namespaces")
         _check("rtd3e_us", self.rtd3e_us, 0, 0xFFFF_FFFF, "RTD3 Entry Latency")
         _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")
 

@@ -16,20 +16,21 @@ that the device is done. Commands in flight are *timed* (they have a completion 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nvme_emu._core import COMPILED, DeviceState
 from nvme_emu.controller.admin import ADMIN_HANDLERS
+from nvme_emu.controller.ana import AnaReport
 from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
 from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, due, end_due, go_on, run_turn
-from nvme_emu.controller.events import AsyncEvents
-from nvme_emu.controller.feature_kinds import NOTICES_OFFERED
+from nvme_emu.controller.endurance import EnduranceEvents
+from nvme_emu.controller.events import AsyncEvents, notices_offered
 from nvme_emu.controller.features import Features
 from nvme_emu.controller.inflight import InFlight
 from nvme_emu.controller.logs import ErrorLog, Logs
@@ -87,6 +88,12 @@ class Controller(DeviceState):
     checker: Any = None
     """Who watches the host, if somebody does (`observe.checker`); transports tell it what is not the host's doing."""
 
+    attention: Callable[[], object] | None = None
+    """How a transport is told that another controller of the subsystem gave this one something to tell its host."""
+
+    on_subsystem_reset: Callable[[], object] | None = None
+    """Told of an NVM Subsystem Reset, whichever controller was asked for it."""
+
     run_turn = staticmethod(run_turn)
     """How a queue's turn is taken; fault rules put their own in its place while they look at commands."""
 
@@ -125,7 +132,7 @@ class Controller(DeviceState):
         self.admin_handlers = ADMIN_HANDLERS
         self.identify_fields: dict[str, Any] = {}
         """Fields of Identify Controller that a front door other than PCI Express adds or has its own way."""
-        self.notices_offered = NOTICES_OFFERED
+        self.notices_offered = notices_offered(config)
         self.compiled = COMPILED
         """Whether plain commands may be done in C."""
 
@@ -142,6 +149,8 @@ class Controller(DeviceState):
         self.features = Features(config, None if config.message_based else self.subsystem.saved_features)
         self.error_log = ErrorLog(config)
         self.events = AsyncEvents(self)
+        self.ana = AnaReport(self)
+        self.endurance = EnduranceEvents(self)
         self.logs = Logs(self)
         self.self_test = SelfTest(self)
         self.telemetry = Telemetry(self)
@@ -369,6 +378,18 @@ class Controller(DeviceState):
         """Something from which only a reset helps: CSTS.CFS (Base 2.1, 9.5)."""
         self._input(Input.FATAL, why)
 
+    def subsystem_reset(self) -> None:
+        """The NVM subsystem is reset, and this controller with it."""
+        self._input(Input.SUBSYSTEM_RESET)
+        if self.on_subsystem_reset is not None:
+            self.on_subsystem_reset()
+        self.look_at_me()
+
+    def look_at_me(self) -> None:
+        """Have the transport see what there is to do, though its host did nothing."""
+        if self.attention is not None:
+            self.attention()
+
     def pause(self, pause_ns: int) -> None:
         """Fetch nothing for a while, as new firmware starts: CSTS.PP (Base 2.1, 3.1.4.6)."""
         if pause_ns and self.running:
@@ -464,7 +485,7 @@ class Controller(DeviceState):
             registers.clear_status(value)
         elif offset == Reg.NSSR:
             if registers.is_subsystem_reset(value):
-                self._input(Input.SUBSYSTEM_RESET)
+                self.subsystem.reset(self)
         elif not registers.store(offset, value):
             self._note(f"ignored a write of {value:#x} to the property at {offset:#x}")
 
@@ -562,6 +583,8 @@ class Controller(DeviceState):
         self.features.reset(self.now_ns)
         self.events.reset()
         self.error_log.reset()
+        self.ana.reset()
+        self.endurance.reset()
         self.logs.reset()
         self.subsystem.controller_reset(self, what is Input.SUBSYSTEM_RESET)
         self.apply_features()

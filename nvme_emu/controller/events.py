@@ -17,20 +17,33 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from nvme_emu.controller.command import PENDING, Command, Pending
+from nvme_emu.controller.feature_kinds import NOTICES_OFFERED
 from nvme_emu.core.errors import CommandError
 from nvme_emu.core.trace import AsyncEvent
 from nvme_emu.spec.events import AsyncEventType, async_event_dw0
+from nvme_emu.spec.features import ASYNC_EVENT_CONFIG
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
+    from nvme_emu.controller.config import ControllerConfig
     from nvme_emu.controller.controller import Controller
 
-__all__ = ["EVENTS_KEPT_MAX", "AsyncEvents", "async_event_request"]
+__all__ = ["EVENTS_KEPT_MAX", "AsyncEvents", "async_event_request", "notices_offered"]
 
 EVENTS_KEPT_MAX: Final = 64
 """How many different events are kept for a host that does not ask; the oldest are lost first."""
 
 _UNMASKED: Final = frozenset({AsyncEventType.IMMEDIATE, AsyncEventType.ONE_SHOT})
+
+
+def notices_offered(config: ControllerConfig) -> int:
+    """The notices that a controller sends: bits of feature 0Bh and of OAES."""
+    notices = NOTICES_OFFERED
+    if config.ana_groups:
+        notices |= ASYNC_EVENT_CONFIG.mask("anacn")
+    if config.endurance_group:
+        notices |= ASYNC_EVENT_CONFIG.mask("egealcn")
+    return notices
 
 
 class _Kept(NamedTuple):
@@ -72,6 +85,7 @@ class AsyncEvents:
             del self._kept[0]
         self._kept.append(event)
         self._deliver()
+        self._ctrl.look_at_me()
 
     def submit(self, cmd: Command) -> int | Literal[Pending.PENDING]:
         """A request arrived: dword 0 when an event is there for it, PENDING otherwise.

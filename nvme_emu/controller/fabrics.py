@@ -38,11 +38,11 @@ from nvme_emu.spec.fabrics import (
     check_nqn,
 )
 from nvme_emu.spec.features import ASYNC_EVENT_CONFIG, Fid
-from nvme_emu.spec.identify import CMIC, CTRATT, SGLS
+from nvme_emu.spec.identify import SGLS
 from nvme_emu.spec.logs import Lid
 from nvme_emu.spec.opcodes import AdminOpcode
 from nvme_emu.spec.queues import CQE_SIZE, SQE_SIZE
-from nvme_emu.spec.registers import CAP, NSSR_MAGIC, Reg
+from nvme_emu.spec.registers import CAP
 
 if TYPE_CHECKING:
     from nvme_emu.controller.command import Command
@@ -175,8 +175,6 @@ class Association:
         # The rings are one entry larger than what a host may use.
         ctrl.registers.cap = CAP.replace(ctrl.registers.cap, mqes_z=QUEUE_ENTRIES - 1)
         ctrl.identify_fields = {
-            "cmic": CMIC.pack(mports=1, mctrs=1),
-            "ctratt": CTRATT.pack(tbkas=1, hids=1, rhii=1),
             "maxcmd": QUEUE_ENTRIES,
             "sgls": SGLS.pack(sgls=1, sldltd=1, offset=1, tsdb=1),
             "ioccsz": (SQE_SIZE + IO_IN_CAPSULE) // _CAPSULE_UNIT,
@@ -191,6 +189,7 @@ class Association:
             ctrl.identify_fields["oaes"] = ctrl.notices_offered
         else:
             ctrl.admin_handlers = _handlers()
+        ctrl.on_subsystem_reset = lambda: self.end("NVM subsystem reset")
         ctrl.now_ns = self.target.now_ns
         ctrl.host_id, ctrl.host_id_is_extended = self.hostid, True
         return ctrl
@@ -243,16 +242,11 @@ class Association:
     # -- properties and state -------------------------------------------------------------------------------
 
     def write_property(self, offset: int, size: int, value: int) -> None:
-        """Property Set. A subsystem reset ends every association of the subsystem."""
+        """Property Set."""
         ctrl = self.controller
         ctrl.mmio_write(offset, size, value)
         ctrl.step(self.target.now_ns)
         self.after_state_change()
-        if offset == Reg.NSSR and value == NSSR_MAGIC and ctrl.config.nssrs:
-            for other in self.target.associations_of(self.subsystem):
-                if other is not self:
-                    other.controller.mmio_write(offset, size, value)
-                other.end("NVM subsystem reset")
 
     def after_state_change(self) -> None:
         """A reset takes I/O queues away and makes new admin rings."""
@@ -307,6 +301,7 @@ class FabricsTarget:
             self.add_subsystem(subsystem)
         first = next(iter(self.subsystems.values()), None)
         config = first.config if first is not None else ControllerConfig()
+        config = replace(config, ana_groups=0, endurance_group=False)
         self.discovery = Subsystem(config=config, namespaces=[], nqn=DISCOVERY_NQN)
 
     # -- what hosts can find --------------------------------------------------------------------------------
@@ -366,7 +361,7 @@ class FabricsTarget:
         """A new controller for a host; None when there are too many."""
         if len(self.associations) >= CONTROLLERS_MAX:
             return None
-        while self._next_cntlid in self.associations:
+        while self._next_cntlid in self.associations or self._next_cntlid in subsystem.nvm.controllers:
             self._next_cntlid = self._next_cntlid % 0xFFEF + 1
         cntlid = self._next_cntlid
         self._next_cntlid = cntlid % 0xFFEF + 1

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from nvme_emu.controller.endurance import ENDGID
 from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import PRP1, location
 from nvme_emu.controller.nvm_copy import COPY_FORMATS
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.base import Structure
 from nvme_emu.spec.bits import BitLayout
+from nvme_emu.spec.endurance import ENDURANCE_GROUP_WARNING
 from nvme_emu.spec.feature_data import HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP, TIMESTAMP_ATTRIBUTES
 from nvme_emu.spec.features import (
     ARBITRATION,
     ASYNC_EVENT_CONFIG,
+    ENDURANCE_GROUP_EVENT_CONFIG,
     ERROR_RECOVERY,
     HOST_IDENTIFIER_FLAGS,
     INTERRUPT_COALESCING,
@@ -36,6 +39,7 @@ from nvme_emu.spec.features import (
     WRITE_PROTECTION,
     Fid,
 )
+from nvme_emu.spec.logs import SCOPE_CONTROLLER, SCOPE_ENDURANCE_GROUP
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
@@ -91,6 +95,8 @@ class Feature:
     layout: ClassVar[BitLayout]
     lasting: ClassVar[bool] = True
     per_namespace: ClassVar[bool] = False
+    scope: ClassVar[int] = SCOPE_CONTROLLER
+    """What log page 12h says that it is of; a namespace for those of a namespace."""
 
     def offered(self, config: ControllerConfig) -> bool:
         """Whether this controller has the feature at all."""
@@ -373,6 +379,33 @@ class _SanitizeConfig(Feature):
     layout = SANITIZE_CONFIG
 
 
+class _EnduranceGroupEventConfig(Feature):
+    """Which warnings of an endurance group make it appear in log page 0Fh."""
+
+    layout = ENDURANCE_GROUP_EVENT_CONFIG
+    scope = SCOPE_ENDURANCE_GROUP
+
+    def offered(self, config: ControllerConfig) -> bool:
+        return config.endurance_group
+
+    def default(self, config: ControllerConfig, selector: int) -> int:
+        return ENDURANCE_GROUP_EVENT_CONFIG.pack(endgid=selector)
+
+    def selector(self, ctrl: Controller, cdw11: int, setting: bool) -> int:
+        group = int(ENDURANCE_GROUP_EVENT_CONFIG["endgid"].extract(cdw11))
+        if group != ENDGID:
+            raise _refuse(ENDURANCE_GROUP_EVENT_CONFIG, "endgid")
+        return group
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        if ENDURANCE_GROUP_EVENT_CONFIG["egcw"].extract(cdw11) & ENDURANCE_GROUP_WARNING.reserved_mask:
+            raise _refuse(ENDURANCE_GROUP_EVENT_CONFIG, "egcw")
+        return super().accept(ctrl, cdw11)
+
+    def apply(self, ctrl: Controller, nsid: int, value: int) -> None:
+        ctrl.endurance.evaluate()
+
+
 class _ReservationMask(Feature):
     layout = RESERVATION_MASK
     per_namespace = True
@@ -437,6 +470,7 @@ FEATURES: Final[dict[int, Feature]] = {
     Fid.KEEP_ALIVE_TIMER: _KeepAliveTimer(),
     Fid.HOST_BEHAVIOR: _HostBehavior(),
     Fid.SANITIZE_CONFIG: _SanitizeConfig(),
+    Fid.ENDURANCE_GROUP_EVENT_CONFIG: _EnduranceGroupEventConfig(),
     Fid.IO_COMMAND_SET_PROFILE: _IoCommandSetProfile(),
     Fid.HOST_IDENTIFIER: _HostIdentifier(),
     Fid.RESERVATION_NOTIFICATION_MASK: _ReservationMask(),

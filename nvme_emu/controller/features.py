@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Final
 
+from nvme_emu.controller.ana import check_feature
 from nvme_emu.controller.feature_kinds import FEATURES, NS_PER_MS, TIMESTAMP_MODULUS, DataFeature, Feature
 from nvme_emu.controller.locations import NSID, location
 from nvme_emu.controller.nvm_access import fail_medium
@@ -72,6 +73,8 @@ _CONFIG_OF_NOTICE: Final[dict[int, int]] = {
     AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("nan"),
     AsyncNoticeInfo.FIRMWARE_ACTIVATION_STARTING: ASYNC_EVENT_CONFIG.mask("fan"),
     AsyncNoticeInfo.TELEMETRY_LOG_CHANGED: ASYNC_EVENT_CONFIG.mask("tln"),
+    AsyncNoticeInfo.ANA_CHANGE: ASYNC_EVENT_CONFIG.mask("anacn"),
+    AsyncNoticeInfo.ENDURANCE_GROUP_EVENT: ASYNC_EVENT_CONFIG.mask("egealcn"),
     AsyncNoticeInfo.ALLOCATED_NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("ansan"),
     AsyncNoticeInfo.DISCOVERY_LOG_CHANGE: ASYNC_EVENT_CONFIG.mask("dlpcn"),
 }
@@ -267,6 +270,7 @@ def set_features(ctrl: Controller, cmd: Command) -> int:
     features = ctrl.features
     if head.sv and not features.saveable(head.fid):
         raise CommandError(Status.FEATURE_NOT_SAVEABLE, location=_SV)
+    check_feature(ctrl, cmd, head.fid)
     nsids = _namespaces_to_set(ctrl, cmd, feature)
     if not all(feature.changeable(ctrl, nsid) for nsid in nsids):
         raise CommandError(Status.FEATURE_NOT_CHANGEABLE, location=_FID)
@@ -306,6 +310,7 @@ def get_features(ctrl: Controller, cmd: Command) -> int:
     feature = _feature(ctrl, head.fid)
     features = ctrl.features
     nsid = _namespace_to_get(ctrl, cmd, feature)
+    check_feature(ctrl, cmd, head.fid)
     if head.sel > SEL_SUPPORTED:
         raise CommandError(Status.INVALID_FIELD, location=_SEL)
     if head.sel == SEL_SUPPORTED:

@@ -56,6 +56,8 @@ def format_nvm(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.INVALID_FORMAT, location=_LBAF)
     if how.pi:
         raise CommandError(Status.INVALID_FORMAT, location=_PI)
+    for one in namespaces:
+        ctrl.ana.check(one)
     if any(one.progress(ctrl.now_ns) is not None for one in namespaces):
         raise CommandError(Status.FORMAT_IN_PROGRESS, dnr=False)
     if any(one.protection is not WriteProtection.NONE for one in namespaces):

@@ -155,6 +155,8 @@ class Health:
         for field, info in _EVENT_OF_WARNING.items():
             if new & CRITICAL_WARNING.mask(field):
                 self._ctrl.events.post(AsyncEventType.SMART, info, Lid.SMART_HEALTH)
+        for ctrl in self._ctrl.subsystem.controllers.values():
+            ctrl.endurance.evaluate()
 
     def reset(self) -> None:
         """Controller Level Reset: how the device is stays, and is told again where 0Bh was saved."""

@@ -16,6 +16,7 @@ class Hold(Enum):
     RESERVED = "reserved"
     MARKED = "blocks marked as unrecoverable"
     METADATA = "has metadata"
+    ANA = "in an ANA group that not every controller reaches"
 
 
 class WriteProtection(Enum):

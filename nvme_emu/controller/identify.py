@@ -15,6 +15,7 @@
     11h  Identify Namespace, allocated               namespace     Invalid NS   zeros       Invalid NS
     12h  controllers attached to a namespace         namespace     Invalid Fld  Invalid Fld Invalid NS
     13h  controllers of the subsystem                -
+    19h  endurance groups                            -
     1Ah  allocated namespaces of a command set       lower bound   Invalid NS
     1Bh  05h for an allocated namespace              namespace     Invalid NS   zeros       Invalid NS
     1Ch  I/O command set combinations                -
@@ -32,6 +33,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.ana import ANA_CAPABILITIES, ANA_TRANSITION_S
+from nvme_emu.controller.endurance import endurance_group_list, group_of
 from nvme_emu.controller.feature_kinds import (
     TEMPERATURE_CRITICAL_K,
     TEMPERATURE_WARNING_K,
@@ -48,6 +51,7 @@ from nvme_emu.controller.reservations import RESERVATION_CAPABILITIES
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import IDENTIFY_CDW10, IDENTIFY_CDW11
 from nvme_emu.spec.identify import (
+    CMIC,
     CONTROLLER_LIST,
     CQES,
     CSI_NVM,
@@ -218,15 +222,18 @@ def _namespace_data(ctrl: Controller, namespace: Namespace | None) -> bytes:
     used = namespace.nsze
     if namespace.sparse:
         used = min(used, -(-namespace.media.allocated_bytes() // namespace.lba_size))
+    lost = ctrl.ana.lost(namespace)
     return IDENTIFY_NAMESPACE.build(
         nsze=namespace.nsze,
         ncap=namespace.nsze,
-        nuse=used,
+        nuse=0 if lost else used,
         nsfeat=NSFEAT.pack(thinp=int(namespace.sparse)),
         flbas=FLBAS.pack(fidxl=namespace.format_index & 0xF, fidxu=namespace.format_index >> 4),
         nmic=_sharing(namespace),
         fpi=_format_progress(ctrl, namespace),
-        nvmcap=namespace.media.nbytes,
+        nvmcap=0 if lost else namespace.media.nbytes,
+        anagrpid=namespace.anagrpid,
+        endgid=group_of(ctrl.config),
         nsattr=_protected(namespace),
         nguid=namespace.nguid,
         eui64=namespace.eui64,
@@ -257,6 +264,17 @@ def _power_states(config: ControllerConfig) -> list[dict[str, int]]:
     """Operational states of falling power; the device is as fast in each of them."""
     count = config.npss_z + 1
     return [{"mp": max(1, _POWER_MAX_CENTIWATTS * (count - state) // count)} for state in range(count)]
+
+
+def _attributes(config: ControllerConfig) -> int:
+    # Behind a fabric any command is as good as Keep Alive.
+    return CTRATT.pack(hids=1, rhii=1, egs=int(config.endurance_group), tbkas=int(config.message_based))
+
+
+def _sharing_of(config: ControllerConfig) -> int:
+    """CMIC: behind a fabric every connection makes a controller."""
+    several = int(config.message_based or config.controllers > 1)
+    return CMIC.pack(mports=several, mctrs=several, anars=int(config.ana_groups > 0))
 
 
 def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
@@ -305,11 +323,20 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "acwu_z": _ATOMIC_BLOCKS_Z,
         "nwpc": _WRITE_PROTECTION_STATES,
         "cdfs": COPY_FORMATS,
-        "ctratt": CTRATT.pack(hids=1, rhii=1),
+        "ctratt": _attributes(config),
+        "cmic": _sharing_of(config),
+        "endgidmax": group_of(config),
         "vwc": VWC.pack(vwcp=int(config.volatile_write_cache), fb=_FLUSH_BROADCAST_SUPPORTED),
         "subnqn": config.subnqn or default_subnqn(config),
         "psd": _power_states(config),
     }
+    if config.ana_groups:
+        fields |= {
+            "anatt": ANA_TRANSITION_S,
+            "anacap": ANA_CAPABILITIES,
+            "anagrpmax": config.ana_groups,
+            "nanagrpid": config.ana_groups,
+        }
     fields.update(ctrl.identify_fields)
     return IDENTIFY_CONTROLLER.build(**fields)
 
@@ -388,6 +415,8 @@ def _independent_data(ctrl: Controller, namespace: Namespace | None) -> bytes:
     return IDENTIFY_INDEPENDENT_NAMESPACE.build(
         nmic=_sharing(namespace),
         rescap=RESERVATION_CAPABILITIES,
+        anagrpid=namespace.anagrpid,
+        endgid=group_of(ctrl.config),
         fpi=_format_progress(ctrl, namespace),
         nsattr=_protected(namespace),
         nstat=NSTAT.pack(nrdy=1),
@@ -412,6 +441,12 @@ def _namespace_controllers(ctrl: Controller, cmd: Command) -> bytes:
     return _controller_list(ctrl.subsystem.attached_to(cmd.nsid), cmd)
 
 
+def _endurance_groups(ctrl: Controller, cmd: Command) -> bytes:
+    if not ctrl.config.endurance_group:
+        raise CommandError(Status.INVALID_FIELD, location=_CNS)
+    return endurance_group_list(ctrl, cmd)
+
+
 def _io_command_sets(ctrl: Controller, cmd: Command) -> bytes:
     if IDENTIFY_CDW10["cntid"].extract(cmd.cdw10) not in (_CNTID_SELF, ctrl.config.cntlid):
         raise CommandError(Status.INVALID_FIELD, location=_CNTID)
@@ -433,6 +468,7 @@ IDENTIFIES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Cns.ALLOCATED_NAMESPACE: _identify_allocated,
     Cns.NAMESPACE_CONTROLLER_LIST: _namespace_controllers,
     Cns.CONTROLLER_LIST: _controllers,
+    Cns.ENDURANCE_GROUP_LIST: _endurance_groups,
     Cns.IOCS_ALLOCATED_NAMESPACE_LIST: _iocs_allocated_list,
     Cns.IOCS_ALLOCATED_NAMESPACE: _iocs_allocated_namespace,
     Cns.IO_COMMAND_SET: _io_command_sets,

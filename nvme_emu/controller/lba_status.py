@@ -39,6 +39,7 @@ def get_lba_status(ctrl: Controller, cmd: Command) -> int:
     if namespace is None:
         raise CommandError(Status.INVALID_FIELD, location=NSID)
     ctrl.subsystem.sanitizer.refuse_admin()
+    ctrl.ana.check(namespace)
     how = GET_LBA_STATUS_CDW13.unpack(cmd.cdw13)
     if how.atype not in (_ALLOCATED, _SCAN, _TRACKED):
         raise CommandError(Status.INVALID_FIELD, location=_ATYPE)

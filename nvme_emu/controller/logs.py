@@ -10,7 +10,10 @@
     06h  Device Self-test                          564
     07h  Telemetry Host-Initiated                variable
     08h  Telemetry Controller-Initiated          variable  telemetry notices
+    09h  Endurance Group Information               512  takes the group out of 0Fh
+    0Ch  Asymmetric Namespace Access             variable  ANA notices
     0Dh  Persistent Event                        variable
+    0Fh  Endurance Group Event Aggregate         variable  endurance group notices
     12h  Feature Identifiers Supported and Effects 1024
     1Ch  Changed Allocated Namespace List         4096    namespace notices, and the list
     80h  Reservation Notification                   64    reservation events, one a read
@@ -26,6 +29,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from nvme_emu.controller.ana import ana_log
+from nvme_emu.controller.endurance import (
+    endurance_aggregate_log,
+    endurance_group_log,
+    group_warning,
+)
 from nvme_emu.controller.error_log import ErrorLog
 from nvme_emu.controller.feature_kinds import FEATURES
 from nvme_emu.controller.health import Health
@@ -130,6 +139,8 @@ class Logs:
             self.changed_namespaces.clear()
         elif lid == Lid.CHANGED_ALLOCATED_NAMESPACES:
             self.changed_allocated.clear()
+        elif lid == Lid.ENDURANCE_GROUP:
+            self._ctrl.endurance.looked()
         elif lid == Lid.TELEMETRY_CONTROLLER:
             self._ctrl.telemetry.acknowledged()
         elif lid == Lid.RESERVATION_NOTIFICATION:
@@ -148,9 +159,23 @@ class Logs:
 # The pages ---------------------------------------------------------------------------------------------
 
 
+def log_offered(ctrl: Controller, lid: int) -> bool:
+    """Whether this controller has a log page."""
+    only_if = _ONLY_IF.get(lid)
+    return lid in LOG_PAGES and (only_if is None or only_if(ctrl))
+
+
+def _has_endurance_group(ctrl: Controller) -> bool:
+    return ctrl.config.endurance_group
+
+
+def _has_ana(ctrl: Controller) -> bool:
+    return ctrl.config.ana_groups > 0
+
+
 def _supported_log_pages(ctrl: Controller, cmd: Command) -> bytes:
     supported = LID_SUPPORTED.pack(lsupp=1)
-    return SUPPORTED_LOG_PAGES.build(lid=[supported if lid in LOG_PAGES else 0 for lid in range(256)])
+    return SUPPORTED_LOG_PAGES.build(lid=[supported if log_offered(ctrl, lid) else 0 for lid in range(256)])
 
 
 def _error_information(ctrl: Controller, cmd: Command) -> bytes:
@@ -166,6 +191,7 @@ def _smart_health(ctrl: Controller, cmd: Command) -> bytes:
         avsp=health.available_spare,
         avspt=health.spare_threshold,
         pused=health.percentage_used,
+        egcws=group_warning(ctrl),
         data_units_read=counters.data_units_read,
         data_units_written=counters.data_units_written,
         host_read_commands=counters.read_commands,
@@ -217,7 +243,7 @@ def _features_supported(ctrl: Controller, cmd: Command) -> bytes:
     effects = [0] * 256
     for fid, feature in FEATURES.items():
         if ctrl.features.offered(fid) is not None:
-            scope = SCOPE_NAMESPACE if feature.per_namespace else SCOPE_CONTROLLER
+            scope = SCOPE_NAMESPACE if feature.per_namespace else feature.scope
             effects[fid] = FEATURE_EFFECTS.pack(fsupp=1, fsp=scope)
     return FEATURES_SUPPORTED_AND_EFFECTS.build(fis=effects)
 
@@ -267,13 +293,23 @@ LOG_PAGES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Lid.DEVICE_SELF_TEST: _self_test,
     Lid.TELEMETRY_HOST: _telemetry_host,
     Lid.TELEMETRY_CONTROLLER: _telemetry_controller,
+    Lid.ENDURANCE_GROUP: endurance_group_log,
+    Lid.ANA: ana_log,
     Lid.PERSISTENT_EVENT: _persistent_event,
+    Lid.ENDURANCE_GROUP_AGGREGATE: endurance_aggregate_log,
     Lid.FEATURES_SUPPORTED_AND_EFFECTS: _features_supported,
     Lid.CHANGED_ALLOCATED_NAMESPACES: _changed_allocated,
     Lid.RESERVATION_NOTIFICATION: _reservation_notification,
     Lid.SANITIZE_STATUS: _sanitize_status,
 }
 """The pages that this controller has, by LID; each entry gives the whole page or raises CommandError."""
+
+_ONLY_IF: Final[dict[int, Callable[[Controller], bool]]] = {
+    Lid.ENDURANCE_GROUP: _has_endurance_group,
+    Lid.ANA: _has_ana,
+    Lid.ENDURANCE_GROUP_AGGREGATE: _has_endurance_group,
+}
+"""Pages that depend on the configuration."""
 
 
 def _check_range(ctrl: Controller, cmd: Command) -> tuple[int, int]:
@@ -293,7 +329,7 @@ def get_log_page(ctrl: Controller, cmd: Command) -> int:
     """Get Log Page (opcode 02h). An unknown LID is an Invalid Log Page."""
     head = GET_LOG_CDW10.unpack(cmd.cdw10)
     build = LOG_PAGES.get(head.lid)
-    if build is None:
+    if build is None or not log_offered(ctrl, head.lid):
         raise CommandError(Status.INVALID_LOG_PAGE, location=_LID)
     if cmd.nsid not in (0, NSID_BROADCAST):
         raise CommandError(Status.INVALID_FIELD, location=NSID)

@@ -71,8 +71,8 @@ class Namespace(NamespaceState):
     """
 
     __slots__ = (
-        "eui64", "format_index", "formatting", "holds", "identity", "lba_size", "marked", "media", "nbytes", "nguid",
-        "plain", "protection", "reservations", "shared", "sparse", "uuid",
+        "anagrpid", "eui64", "format_index", "formatting", "holds", "identity", "lba_size", "marked", "media", "nbytes",
+        "nguid", "plain", "protection", "reservations", "shared", "sparse", "uuid",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +95,8 @@ class Namespace(NamespaceState):
         self.nsid = nsid
         self.identity = identity
         self.shared = shared
+        self.anagrpid = 0
+        """Its ANA group, which the subsystem gives it; 0 where there are none."""
         self.holds: set[Hold] = set()
         self.plain = True
         """Whether reads and writes are nothing but copies: what the quick gaits ask."""

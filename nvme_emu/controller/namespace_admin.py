@@ -11,6 +11,7 @@ import itertools
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.endurance import group_of
 from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import NSID, PRP1, location
 from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
@@ -56,7 +57,7 @@ def _create(ctrl: Controller, cmd: Command) -> int:
         # The controller chooses the identifier.
         raise CommandError(Status.INVALID_FIELD, location=NSID)
     asked = NS_MANAGEMENT.parse(ctrl.receive(cmd, IDENTIFY_SIZE))
-    index = _format_of(asked)
+    index = _format_of(ctrl, asked)
     if asked.nsze < asked.ncap or not asked.nsze:
         raise CommandError(Status.INVALID_FIELD, location=PRP1)
     if asked.nsze > asked.ncap:
@@ -71,7 +72,7 @@ def _create(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.NS_INSUFFICIENT_CAP, location=PRP1)
     try:
         shared = bool(NMIC["shrns"].extract(asked.nmic))
-        namespace = subsystem.create(nsid, media, lba_size, asked.nsze, shared)
+        namespace = subsystem.create(nsid, media, lba_size, asked.nsze, shared, asked.anagrpid)
     except OSError as error:
         subsystem.capacity.give(media)
         ctrl.counters.media_errors += 1
@@ -80,14 +81,17 @@ def _create(ctrl: Controller, cmd: Command) -> int:
     return nsid
 
 
-def _format_of(asked: Any) -> int:
+def _format_of(ctrl: Controller, asked: Any) -> int:
     """The LBA format that is asked for. Raises CommandError for what this controller does not have."""
     index = flbas_index(asked.flbas)
     if index >= len(LBA_FORMATS):
         raise CommandError(Status.INVALID_FORMAT, location=PRP1)
     if asked.dps:
         raise CommandError(Status.INVALID_FORMAT, location=PRP1)
-    if asked.anagrpid or asked.nvmsetid or asked.endgid or asked.nmic & ~NMIC.mask("shrns"):
+    if asked.anagrpid > ctrl.config.ana_groups:
+        status = Status.ANA_GROUP_ID_INVALID if ctrl.config.ana_groups else Status.INVALID_FIELD
+        raise CommandError(status, location=PRP1)
+    if asked.nvmsetid or asked.endgid not in (0, group_of(ctrl.config)) or asked.nmic & ~NMIC.mask("shrns"):
         raise CommandError(Status.INVALID_FIELD, location=PRP1)
     return index
 

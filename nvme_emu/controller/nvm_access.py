@@ -68,6 +68,8 @@ def active_namespace(ctrl: Controller, cmd: Command, access: Access) -> Namespac
 def check_access(ctrl: Controller, namespace: Namespace, access: Access) -> None:
     """Raises CommandError where a format, a sanitize operation, a reservation or protection forbids an access."""
     holds = namespace.holds
+    if Hold.ANA in holds:
+        ctrl.ana.check(namespace)
     if Hold.FORMAT in holds and namespace.progress(ctrl.now_ns) is not None:
         raise CommandError(Status.FORMAT_IN_PROGRESS, dnr=False)
     if Hold.SANITIZE in holds and access is not Access.FLUSH:

@@ -14,6 +14,7 @@ import heapq
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.ana import AnaGroups
 from nvme_emu.controller.capacity import Capacity
 from nvme_emu.controller.directives import Directives
 from nvme_emu.controller.firmware import Firmware
@@ -81,6 +82,10 @@ class NvmSubsystem:
         self._timers_made = 0
         self.namespaces_made = 0
         self.now_ns = 0
+        self.ana = AnaGroups(self, config.ana_groups)
+        for namespace in namespaces:
+            namespace.anagrpid = self.ana.default_group(namespace.nsid)
+            namespace.shared = namespace.shared or config.controllers > 1
         self.firmware = Firmware(self)
         self.sanitizer = Sanitizer(self)
         self.directives = Directives(config.streams_max)
@@ -131,12 +136,14 @@ class NvmSubsystem:
         ctrl.namespaces.update(
             (nsid, namespace) for nsid, namespace in self.namespaces.items() if nsid in self.attached_by_default
         )
+        self.ana.look()
 
     def leave(self, ctrl: Controller) -> None:
         """A controller is gone (its host has disconnected)."""
         self.directives.reset(ctrl)
         if self.controllers.get(ctrl.config.cntlid) is ctrl:
             del self.controllers[ctrl.config.cntlid]
+            self.ana.look()
 
     def attached_to(self, nsid: int) -> list[int]:
         """The controllers that have a namespace attached, ascending."""
@@ -157,11 +164,17 @@ class NvmSubsystem:
         self.now_ns = now_ns
         for ctrl in self.controllers.values():
             ctrl.now_ns = max(ctrl.now_ns, now_ns)
+        ran = False
         while timers and timers[0][0] <= now_ns:
             timer = heapq.heappop(timers)[2]
             run, timer.run = timer.run, None
             if run is not None:
                 run(now_ns)
+                ran = True
+        if ran and len(self.controllers) > 1:
+            # What it did may be of a controller that nobody steps now.
+            for ctrl in self.controllers.values():
+                ctrl.look_at_me()
 
     # -- namespaces -----------------------------------------------------------------------------------------
 
@@ -169,7 +182,9 @@ class NvmSubsystem:
         """The lowest identifier that no namespace has; None when all are taken."""
         return next((n for n in range(1, self.config.namespaces_max + 1) if n not in self.namespaces), None)
 
-    def create(self, nsid: int, media: BlockMedia, lba_size: int, blocks: int, shared: bool) -> Namespace:
+    def create(
+        self, nsid: int, media: BlockMedia, lba_size: int, blocks: int, shared: bool, anagrpid: int = 0
+    ) -> Namespace:
         """Allocate a namespace; it is attached to nobody."""
         self.namespaces_made += 1
         media.discard(0, media.nbytes)
@@ -181,9 +196,11 @@ class NvmSubsystem:
             shared=shared,
             blocks=blocks,
         )
+        namespace.anagrpid = anagrpid or self.ana.default_group(nsid)
         self.namespaces[nsid] = namespace
         if self.sanitizer.busy:
             namespace.hold(Hold.SANITIZE)
+        self.ana.look()
         self.allocation_changed(nsid)
         return namespace
 
@@ -204,6 +221,7 @@ class NvmSubsystem:
     def attach(self, ctrl: Controller, nsid: int) -> None:
         """A namespace becomes active at a controller."""
         ctrl.namespaces[nsid] = self.namespaces[nsid]
+        ctrl.ana.inventory_changed(self.namespaces[nsid])
         self.attached_by_default.add(nsid)
         ctrl.logs.namespace_changed(nsid)
 
@@ -214,7 +232,7 @@ class NvmSubsystem:
             self.attached_by_default.discard(nsid)
 
     def _detach(self, ctrl: Controller, nsid: int) -> None:
-        del ctrl.namespaces[nsid]
+        ctrl.ana.inventory_changed(ctrl.namespaces.pop(nsid))
         ctrl.self_test.namespace_gone(nsid)
         ctrl.logs.namespace_changed(nsid)
 
@@ -244,6 +262,11 @@ class NvmSubsystem:
         self.firmware.controller_reset(ctrl)
         ctrl.self_test.controller_reset()
         self.persistent_events.reset(ctrl)
+
+    def reset(self, by: Controller) -> None:
+        """NVM Subsystem Reset, which one controller was asked for: it is one of all of them (Base 2.1, 3.7.1)."""
+        for ctrl in [by, *(one for one in self.controllers.values() if one is not by)]:
+            ctrl.subsystem_reset()
 
     def power_cycle(self) -> None:
         """Power was lost and came back."""

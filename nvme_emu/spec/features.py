@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARBITRATION",
     "ASYNC_EVENT_CONFIG",
+    "ENDURANCE_GROUP_EVENT_CONFIG",
     "ERROR_RECOVERY",
     "FEATURE_CAPABILITIES",
     "FEATURE_VALUES",
@@ -221,6 +222,14 @@ SANITIZE_CONFIG = BitLayout(
     bit("nodrm", 1, "No-Deallocate Response Mode"),
     bit("rsvd1", 31),
 )
+ENDURANCE_GROUP_EVENT_CONFIG = BitLayout(
+    "ENDURANCE_GROUP_EVENT_CONFIG",
+    32,
+    _clause(Fid.ENDURANCE_GROUP_EVENT_CONFIG),
+    bit("endgid", 16, "Endurance Group Identifier"),
+    bit("egcw", 8, "Endurance Group Critical Warnings (bits as in log page 09h)"),
+    bit("rsvd24", 8),
+)
 IO_COMMAND_SET_PROFILE = BitLayout(
     "IO_COMMAND_SET_PROFILE",
     32,
@@ -287,6 +296,7 @@ FEATURE_VALUES: dict[int, BitLayout] = {
     Fid.ASYNC_EVENT_CONFIG: ASYNC_EVENT_CONFIG,
     Fid.KEEP_ALIVE_TIMER: KEEP_ALIVE_TIMER,
     Fid.SANITIZE_CONFIG: SANITIZE_CONFIG,
+    Fid.ENDURANCE_GROUP_EVENT_CONFIG: ENDURANCE_GROUP_EVENT_CONFIG,
     Fid.IO_COMMAND_SET_PROFILE: IO_COMMAND_SET_PROFILE,
     Fid.SOFTWARE_PROGRESS_MARKER: SOFTWARE_PROGRESS_MARKER,
     Fid.RESERVATION_NOTIFICATION_MASK: RESERVATION_MASK,

@@ -176,7 +176,7 @@ def test_namespace_over_the_space_of_two_others_holds_its_data(host2: NvmeHost) 
         ({"blocks": 8, "ncap": 9}, Status.INVALID_FIELD),
         ({"blocks": 8, "flbas": 2}, Status.INVALID_FORMAT),
         ({"blocks": 8, "dps": 1}, Status.INVALID_FORMAT),
-        ({"blocks": 8, "endgid": 1}, Status.INVALID_FIELD),
+        ({"blocks": 8, "endgid": 2}, Status.INVALID_FIELD),
     ],
 )
 def test_namespace_that_cannot_be_made_is_refused(host: NvmeHost, fields: dict[str, int], status: Status) -> None:

@@ -233,7 +233,7 @@ def test_get_feature_nsid_rules(fid: int, nsid: int, status: Status) -> None:
         (Fid.INTERRUPT_VECTOR_CONFIG, 5, Status.INVALID_FIELD, (44, 0)),
         (Fid.INTERRUPT_VECTOR_CONFIG, 0x1_FFFF, Status.INVALID_FIELD, (44, 0)),
         (Fid.ASYNC_EVENT_CONFIG, 1 << 11, Status.INVALID_FIELD, (45, 3)),
-        (Fid.ASYNC_EVENT_CONFIG, 1 << 14, Status.INVALID_FIELD, (45, 6)),
+        (Fid.ASYNC_EVENT_CONFIG, 1 << 12, Status.INVALID_FIELD, (45, 4)),
         (Fid.ASYNC_EVENT_CONFIG, 1 << 31, Status.INVALID_FIELD, (47, 7)),
         (Fid.IO_COMMAND_SET_PROFILE, 1, Status.IOCS_COMBINATION_REJECTED, (44, 0)),
     ],

@@ -14,6 +14,7 @@ from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.features import FEATURES
 from nvme_emu.controller.logs import LOG_PAGES
 from nvme_emu.controller.nvm import NVM_HANDLERS
+from nvme_emu.spec.ana import ana_log_bytes
 from nvme_emu.spec.commands import GET_LOG_CDW14
 from nvme_emu.spec.features import Fid
 from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, LPA, Cns
@@ -39,13 +40,19 @@ from nvme_emu.spec.status import DNR, MORE, Status
 ENTRIES = 64
 VARIABLE = {Lid.TELEMETRY_HOST, Lid.TELEMETRY_CONTROLLER, Lid.PERSISTENT_EVENT}
 """Pages whose length depends on what happened, with rules of their own: see test_ctrl_telemetry, …_persistent."""
-SIZES = {lid: LOG_STRUCTURES[lid].size for lid in LOG_PAGES} | {Lid.ERROR_INFORMATION: 64 * ENTRIES}
+ANA_GROUPS, GROUPS_USED, NAMESPACES = 2, 1, 1
+SIZES = {lid: LOG_STRUCTURES[lid].size for lid in LOG_PAGES} | {
+    Lid.ERROR_INFORMATION: 64 * ENTRIES,
+    Lid.ANA: ana_log_bytes(GROUPS_USED, NAMESPACES),
+}
+LSI = {Lid.ENDURANCE_GROUP: 1}
+"""The Log Specific Identifier of pages that need one."""
 FIXED = sorted(set(LOG_PAGES) - VARIABLE)
 LID_AT, NUMDL_AT, LPOL_AT, OT_AT, CSI_AT, NSID_AT = (40, 0), (42, 0), (48, 0), (58, 7), (59, 0), (4, 0)
 
 
 def host(**options: Any) -> AdminHost:
-    config = {"namespaces_max": 8, **options.pop("config", {})}
+    config = {"namespaces_max": 8, "ana_groups": ANA_GROUPS, **options.pop("config", {})}
     return AdminHost(config=ControllerConfig(**config), **options)
 
 
@@ -70,14 +77,15 @@ def test_log_page_any_part_is_that_part_of_the_whole(lid: int) -> None:
     for _ in range(3):
         one.do(0xFF)
     size = SIZES[lid]
-    whole = one.logged(lid, size, rae=True)
+    lsi = LSI.get(lid, 0)
+    whole = one.logged(lid, size, rae=True, lsi=lsi)
     if lid == Lid.SMART_HEALTH:
         assert any(whole)
 
-    for offset in (0, 4, 60, 64, size // 8 * 4, size - 4, size):
+    for offset in [place for place in (0, 4, 60, 64, size // 8 * 4, size - 4, size) if place <= size]:
         for nbytes in (4, 8, 64, 512, PAGE, 3 * PAGE):
             expected = whole[offset : offset + nbytes].ljust(nbytes, b"\0")
-            assert one.logged(lid, nbytes, offset=offset, rae=True) == expected
+            assert one.logged(lid, nbytes, offset=offset, rae=True, lsi=lsi) == expected
 
 
 @pytest.mark.parametrize("lid", FIXED)
@@ -85,7 +93,7 @@ def test_log_page_any_part_is_that_part_of_the_whole(lid: int) -> None:
 def test_log_page_offset_behind_the_end_fails(lid: int, beyond: int) -> None:
     one = host()
 
-    completion = one.log(lid, 512, offset=SIZES[lid] + beyond)
+    completion = one.log(lid, 512, offset=SIZES[lid] + beyond, lsi=LSI.get(lid, 0))
 
     assert completion.status == Status.INVALID_FIELD | DNR | MORE
     assert at(one) == LPOL_AT
@@ -126,7 +134,7 @@ def test_log_page_longer_than_a_transfer_may_be_fails(mdts: int) -> None:
 def test_log_page_any_request_is_answered_or_refused(lid: int, offset_dw: int, dwords: int) -> None:
     one = host()
 
-    status = code(one.log(lid, 4 * dwords, offset=4 * offset_dw))
+    status = code(one.log(lid, 4 * dwords, offset=4 * offset_dw, lsi=LSI.get(lid, 0)))
 
     if lid not in LOG_PAGES:
         assert status == Status.INVALID_LOG_PAGE
@@ -150,7 +158,7 @@ def test_log_page_that_is_not_offered_is_invalid(lid: int) -> None:
 def test_log_page_nsid_is_zero_or_all(lid: int, nsid: int, status: int) -> None:
     one = host()
 
-    assert code(one.log(lid, nsid=nsid)) == status
+    assert code(one.log(lid, nsid=nsid, lsi=LSI.get(lid, 0))) == status
     assert not status or at(one) == NSID_AT
 
 
