@@ -89,6 +89,7 @@ class ControllerConfig:
     rab: int = 6
     npss_z: int = 0
     volatile_write_cache: bool = True
+    sgls: int = 1
 
     # The subsystem
     controllers: int = 1
@@ -147,6 +148,7 @@ class ControllerConfig:
         for name, limit_s in _OPERATION_LIMITS_S.items():
             _check(name, getattr(self, name), 0, limit_s * 1000 * _MS, "the field that reports it, or patience")
         _check("kas", self.kas, 0, 0xFFFF, "Keep Alive Support in 100 ms units")
+        _check("sgls", self.sgls, 0, 2, "Identify Controller SGLS bits 1:0: none, any alignment, dwords")
         _check("port", self.port, 1, 0xFFFF, "the subsystem's ports count from one")
         _check("controllers", self.controllers, 1, CONTROLLERS_MAX, "controllers that are made together")
         _check("ana_groups", self.ana_groups, 0, self.namespaces_max, "not more groups than namespaces")

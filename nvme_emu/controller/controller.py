@@ -28,6 +28,7 @@ from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
+from nvme_emu.controller.data_pointer import data_buffers
 from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, due, end_due, go_on, run_turn
 from nvme_emu.controller.endurance import EnduranceEvents
 from nvme_emu.controller.events import AsyncEvents, notices_offered
@@ -47,7 +48,6 @@ from nvme_emu.controller.subsystem import NvmSubsystem
 from nvme_emu.controller.telemetry import Telemetry
 from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.core.memory import HostMemory
-from nvme_emu.core.segments import map_prps
 from nvme_emu.core.trace import ControllerState, Doorbell, PostCqe, RegisterWrite, TraceHub
 from nvme_emu.spec.events import AsyncErrorInfo, AsyncEventType
 from nvme_emu.spec.logs import Lid
@@ -305,16 +305,16 @@ class Controller(DeviceState):
     # -- what command handlers call -------------------------------------------------------------------------
 
     def send(self, cmd: Command, data: bytes | bytearray | memoryview) -> None:
-        """Move data to the host by the command's PRPs: all of it or, with a CommandError, nothing."""
+        """Move data to where the command wants it: all of it or, with a CommandError, nothing."""
         source = memoryview(data).cast("B")
         at = 0
-        for view in map_prps(self.memory, cmd.prp1, cmd.prp2, len(source), self.page_size, True):
+        for view in data_buffers(self, cmd, len(source), True):
             view[:] = source[at : at + len(view)]
             at += len(view)
 
     def receive(self, cmd: Command, nbytes: int) -> bytes:
-        """A copy of `nbytes` that the command's PRPs describe. Raises CommandError for bad ones."""
-        return b"".join(map_prps(self.memory, cmd.prp1, cmd.prp2, nbytes, self.page_size))
+        """A copy of the command's `nbytes` of data. Raises CommandError for bad PRPs or SGLs."""
+        return b"".join(data_buffers(self, cmd, nbytes, False))
 
     def delay(self, cmd: Command, op: str, offset: int, nbytes: int, fua: bool = False) -> None:
         """Let the latency model say when the device will have done this part of the command."""

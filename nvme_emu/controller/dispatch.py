@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from nvme_emu.controller.columns import COLUMNS_MIN, run_columns
 from nvme_emu.controller.command import Command, Pending
+from nvme_emu.controller.data_pointer import check_psdt
 from nvme_emu.controller.fused import run_fused
 from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm import NVM_HANDLERS, READ_OR_WRITE, fail_medium
@@ -51,7 +52,7 @@ _WRITE = int(NvmOpcode.WRITE)
 _OP_READ = Op.READ.value
 _OP_WRITE = Op.WRITE.value
 
-_PSDT, _OPCODE, _CID = (1, 6), (0, 0), (2, 0)
+_OPCODE, _CID = (0, 0), (2, 0)
 
 
 def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tuple[int, ...], int | None]:
@@ -393,8 +394,7 @@ def execute_command(ctrl: Controller, cmd: Command) -> int | Pending:
     if cmd.flags & FUSE_MASK:
         return run_fused(ctrl, cmd, execute_command)
     if cmd.flags & PSDT_MASK:
-        # SGLs are not supported (Identify Controller SGLS), and never are for admin commands on PCI Express.
-        raise CommandError(Status.INVALID_FIELD, location=_PSDT)
+        check_psdt(ctrl, cmd)
     try:
         return handler(ctrl, cmd)
     except DmaError as error:

@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from nvme_emu.controller.ana import ANA_CAPABILITIES, ANA_TRANSITION_S
+from nvme_emu.controller.data_pointer import sgl_support
 from nvme_emu.controller.endurance import endurance_group_list, group_of
 from nvme_emu.controller.feature_kinds import (
     TEMPERATURE_CRITICAL_K,
@@ -329,6 +330,7 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "vwc": VWC.pack(vwcp=int(config.volatile_write_cache), fb=_FLUSH_BROADCAST_SUPPORTED),
         "subnqn": config.subnqn or default_subnqn(config),
         "psd": _power_states(config),
+        "sgls": sgl_support(config),
     }
     if config.ana_groups:
         fields |= {

@@ -6,9 +6,9 @@ import errno
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from nvme_emu.controller.data_pointer import data_buffers
 from nvme_emu.controller.holds import Hold
 from nvme_emu.core.errors import CommandError
-from nvme_emu.core.segments import map_prps
 from nvme_emu.spec.commands import RW_NLB_MASK, join64
 from nvme_emu.spec.status import Status
 
@@ -111,4 +111,4 @@ def written(namespace: Namespace, slba: int, blocks: int) -> None:
 
 def buffers(ctrl: Controller, cmd: Command, nbytes: int, write: bool) -> list[memoryview]:
     """The host's memory of the command's data; ``write`` when the device stores there."""
-    return map_prps(ctrl.memory, cmd.prp1, cmd.prp2, nbytes, ctrl.page_size, write)
+    return data_buffers(ctrl, cmd, nbytes, write)

@@ -21,6 +21,7 @@ from .logs import Lid
 from .opcodes import AdminOpcode, data_direction, fabrics_name, opcode_name
 from .queues import CQE, CQE_SIZE, NSID_BROADCAST, PSDT_MASK, SQE, SQE_FLAGS, SQE_SIZE, STATUS_P, Cqe, Sqe
 from .registers import REGISTER_BITS, Reg, doorbell_at, register_at
+from .sgl import sgl_words
 from .status import describe
 
 __all__ = [
@@ -137,7 +138,7 @@ def _common_fields(sqe: Sqe, words: str, clause: str) -> Iterator[Decoded]:
     yield Decoded(name="mptr", value=sqe.mptr, nbits=64, words="Metadata Pointer", clause=common)
     if sqe.flags & PSDT_MASK:
         descriptor = sqe.prp1.to_bytes(8, "little") + sqe.prp2.to_bytes(8, "little")
-        yield Decoded(name="sgl1", value=descriptor, words="SGL descriptor", clause=common)
+        yield Decoded(name="sgl1", value=descriptor, words=f"SGL descriptor: {sgl_words(descriptor)}", clause=common)
     else:
         yield Decoded(name="prp1", value=sqe.prp1, nbits=64, words="PRP Entry 1", clause=common)
         yield Decoded(name="prp2", value=sqe.prp2, nbits=64, words="PRP Entry 2", clause=common)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .base import Structure, raw, rsvd, text, u8, u16, u32, u64
 from .bits import BitLayout, bit
+from .sgl import SGL_DESCRIPTOR, SGL_IN_CAPSULE, SGL_TRANSPORT
 from .words import Worded
 
 __all__ = [
@@ -50,13 +51,9 @@ SQHD_NO_FLOW_CONTROL: Final = 0xFFFF
 """SQHD of the answer to Connect where submission queue flow control is off."""
 CONNECT_DATA_SIZE: Final = 1024
 
-# SGL1 within a submission queue entry: address (or offset), length, three reserved bytes, type and subtype.
-SGL = struct.Struct("<QI3xB")
+# SGL1 within a submission queue entry.
+SGL = SGL_DESCRIPTOR
 SGL_OFFSET: Final = 24
-SGL_IN_CAPSULE: Final = 0x01
-"""SGL Data Block descriptor whose address is an offset into the capsule's data (type 0h, subtype 1h)."""
-SGL_TRANSPORT: Final = 0x5A
-"""Transport SGL Data Block descriptor (type 5h, subtype Ah): the transport brings or fetches the data."""
 
 CATTR = BitLayout(
     "CATTR",

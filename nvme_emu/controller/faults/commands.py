@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.command import PENDING, Command, Pending
+from nvme_emu.controller.data_pointer import data_buffers
 from nvme_emu.controller.dispatch import execute_command, run_one, run_turn
 from nvme_emu.controller.faults.blocks import History
 from nvme_emu.controller.faults.completions import COMPLETION_KINDS, Plan
@@ -24,7 +25,6 @@ from nvme_emu.core.faults.effects import (
     PayloadEffect,
     StatusEffect,
 )
-from nvme_emu.core.segments import map_prps
 from nvme_emu.spec.commands import (
     DSM_AD,
     DSM_NR_MASK,
@@ -296,7 +296,7 @@ class Commands:
         keep = view.nbytes // 2 if effect.nbytes is None else min(effect.nbytes, view.nbytes)
         if view.opcode == NvmOpcode.READ:
             try:
-                views = map_prps(ctrl.memory, cmd.prp1, cmd.prp2, view.nbytes, ctrl.page_size, True)
+                views = data_buffers(ctrl, cmd, view.nbytes, True)
             except (CommandError, DmaError):
                 return execute_command(ctrl, cmd)  # which finds the same, with the right answer
             before = b"".join(views)

@@ -129,7 +129,6 @@ def test_identify_controller_says_what_is_offered_and_what_is_not() -> None:
 
     zero = (
         "cmic",
-        "sgls",
         "hmpre",
         "rpmbs",
         "anacap",

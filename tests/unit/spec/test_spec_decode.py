@@ -153,5 +153,6 @@ def test_as_dict_is_json_with_bytes_in_hexadecimal() -> None:
     tree = d.decode_sqe(sqe(NvmOpcode.WRITE, flags=queues.PSDT_SGL), admin=False)
     plain = json.loads(json.dumps(tree.as_dict()))
     assert plain["words"] == "Write"
-    sgl1 = {"name": "sgl1", "value": "00" * 16, "words": "SGL descriptor", "clause": "Base 2.1 §4.1.1"}
+    words = "SGL descriptor: Data Block 0x0 +0"
+    sgl1 = {"name": "sgl1", "value": "00" * 16, "words": words, "clause": "Base 2.1 §4.1.1"}
     assert sgl1 in plain["fields"]
