@@ -15,6 +15,7 @@ from nvme_emu.controller.features import get_features, set_features
 from nvme_emu.controller.firmware import firmware_commit, firmware_download
 from nvme_emu.controller.format_nvm import format_nvm
 from nvme_emu.controller.identify import identify
+from nvme_emu.controller.lasting import keep
 from nvme_emu.controller.lba_status import get_lba_status
 from nvme_emu.controller.logs import get_log_page
 from nvme_emu.controller.namespace_admin import namespace_attachment, namespace_management
@@ -63,12 +64,17 @@ def abort(ctrl: Controller, cmd: Command) -> int:
     return 0
 
 
-def _lasting(handler: Handler) -> Handler:
-    """A command that changes what is kept without power: it is kept before the command completes."""
+def _lasting(handler: Handler, always: bool = True) -> Handler:
+    """A command that changes what is kept without power: it is kept before the command completes.
+
+    Without ``always`` only if it has changed anything but logs and counters.
+    """
 
     def run(ctrl: Controller, cmd: Command) -> int | Literal[Pending.PENDING]:
         answer = handler(ctrl, cmd)
-        ctrl.subsystem.save()
+        if always:
+            ctrl.subsystem.unsaved = True
+        keep(ctrl)
         return answer
 
     return run
@@ -82,13 +88,13 @@ ADMIN_HANDLERS: Final[dict[int, Handler]] = {
     AdminOpcode.CREATE_IO_CQ: create_io_cq,
     AdminOpcode.IDENTIFY: identify,
     AdminOpcode.ABORT: abort,
-    AdminOpcode.SET_FEATURES: _lasting(set_features),
+    AdminOpcode.SET_FEATURES: _lasting(set_features, always=False),
     AdminOpcode.GET_FEATURES: get_features,
     AdminOpcode.ASYNC_EVENT_REQUEST: async_event_request,
     AdminOpcode.NAMESPACE_MANAGEMENT: _lasting(namespace_management),
     AdminOpcode.FIRMWARE_COMMIT: _lasting(firmware_commit),
     AdminOpcode.FIRMWARE_IMAGE_DOWNLOAD: firmware_download,
-    AdminOpcode.DEVICE_SELF_TEST: device_self_test,
+    AdminOpcode.DEVICE_SELF_TEST: _lasting(device_self_test),
     AdminOpcode.NAMESPACE_ATTACHMENT: _lasting(namespace_attachment),
     AdminOpcode.DIRECTIVE_SEND: directive_send,
     AdminOpcode.DIRECTIVE_RECEIVE: directive_receive,

@@ -174,9 +174,11 @@ class Capacity:
         return ExtentMedia(chosen)
 
     def erase(self) -> None:
-        """Sanitizing reaches what no namespace has, too. Raises OSError."""
+        """Sanitizing reaches what no namespace has, too, and durably. Raises OSError."""
         for media, start, nbytes in self._free:
             media.discard(start, nbytes)
+        for media in {id(extent.media): extent.media for extent in self._free}.values():
+            media.flush()
 
     def _merge(self) -> None:
         """Neighbours become one extent again."""

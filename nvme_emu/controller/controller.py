@@ -571,6 +571,7 @@ class Controller(DeviceState):
             self.fail(f"an admin queue is outside host memory: {error}")
             return
         self.running = True
+        self.subsystem.in_use()
 
     def _reset(self, what: Input) -> None:
         """Controller Level Reset (Base 2.1, 3.7.2): no queues, no commands, features back to saved."""
@@ -602,7 +603,7 @@ class Controller(DeviceState):
             except OSError as error:
                 self.counters.media_errors += 1
                 self._note(f"flushing namespace {namespace.nsid} at shutdown failed: {error}")
-        self.subsystem.save()
+        self.subsystem.shut_down()
 
     def _note(self, what: str) -> None:
         emit = self.trace.emit

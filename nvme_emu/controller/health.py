@@ -17,6 +17,7 @@ from nvme_emu.controller.feature_kinds import (
     THRESHOLD_OVER,
     THRESHOLD_UNDER,
 )
+from nvme_emu.controller.lasting_parts import natural
 from nvme_emu.spec.events import AsyncEventType, AsyncSmartInfo
 from nvme_emu.spec.logs import CRITICAL_WARNING, Lid
 
@@ -157,6 +158,24 @@ class Health:
                 self._ctrl.events.post(AsyncEventType.SMART, info, Lid.SMART_HEALTH)
         for ctrl in self._ctrl.subsystem.controllers.values():
             ctrl.endurance.evaluate()
+
+    def saved(self) -> dict[str, int]:
+        """What is kept without power: wear, and for how long it was on, and hot."""
+        self.tick()
+        return {
+            "spare": self._available_spare,
+            "used": self._percentage_used,
+            "on_ns": self._on_ns,
+            "warning_ns": self._warning_ns,
+            "critical_ns": self._critical_ns,
+        }
+
+    def restore(self, state: dict[str, int]) -> None:
+        """After power on."""
+        self._available_spare = _in_range("available_spare", state["spare"], 100)
+        self._percentage_used = _in_range("percentage_used", state["used"], _PERCENTAGE_USED_MAX)
+        self._on_ns = natural(state["on_ns"])
+        self._warning_ns, self._critical_ns = natural(state["warning_ns"]), natural(state["critical_ns"])
 
     def reset(self) -> None:
         """Controller Level Reset: how the device is stays, and is told again where 0Bh was saved."""

@@ -72,7 +72,7 @@ class Namespace(NamespaceState):
 
     __slots__ = (
         "anagrpid", "eui64", "format_index", "formatting", "holds", "identity", "lba_size", "marked", "media", "nbytes",
-        "nguid", "plain", "protection", "reservations", "shared", "sparse", "uuid",
+        "nguid", "plain", "protection", "reservations", "shared", "sparse", "unsaved", "uuid",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,8 @@ class Namespace(NamespaceState):
         self.shared = shared
         self.anagrpid = 0
         """Its ANA group, which the subsystem gives it; 0 where there are none."""
+        self.unsaved = False
+        """Whether something that lasts has changed by I/O since it was stored: see `lasting.keep_changes`."""
         self.holds: set[Hold] = set()
         self.plain = True
         """Whether reads and writes are nothing but copies: what the quick gaits ask."""
@@ -159,6 +161,7 @@ class Namespace(NamespaceState):
         The size in bytes stays as near to what the medium has as blocks of the new size allow.
         """
         self.media.discard(0, self.media.nbytes)
+        self.media.flush()  # the old blocks must not come back under the new format
         self.format_index = index
         self._divide(1 << LBA_FORMATS[index].lbads, None)
         self.marked.clear()

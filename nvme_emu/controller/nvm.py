@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nvme_emu.controller.directives import check_directive, stream_of
 from nvme_emu.controller.holds import Hold
+from nvme_emu.controller.lasting import keep, keep_changes
 from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm_access import (
     Access,
@@ -107,6 +108,8 @@ def _write(ctrl: Controller, cmd: Command) -> int:
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
     written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    if fua:
+        keep_changes(ctrl, namespace)
     if dtype:
         stream_of(ctrl, cmd, dtype)
     ctrl.counters.write_commands += 1
@@ -127,6 +130,7 @@ def _flush(ctrl: Controller, cmd: Command) -> int:
             namespace.media.flush()
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
+    keep_changes(ctrl, *namespaces, flush=True)
     return 0
 
 
@@ -171,6 +175,8 @@ def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
     written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    if fua:
+        keep_changes(ctrl, namespace)
     if dtype:
         stream_of(ctrl, cmd, dtype)
     ctrl.counters.write_commands += 1
@@ -204,7 +210,7 @@ def _write_uncorrectable(ctrl: Controller, cmd: Command) -> int:
     ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes)
     namespace.marked.add(offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     namespace.hold(Hold.MARKED)
-    ctrl.subsystem.save()
+    keep(ctrl)
     if dtype:
         stream_of(ctrl, cmd, dtype)
     ctrl.counters.write_commands += 1
@@ -240,6 +246,8 @@ def _dataset_management(ctrl: Controller, cmd: Command) -> int:
             namespace.media.flush()
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
+    if ctrl.write_through:
+        keep_changes(ctrl, namespace)
     return 0
 
 

@@ -104,7 +104,9 @@ def fail_unreadable(ctrl: Controller, namespace: Namespace, slba: int, blocks: i
 def written(namespace: Namespace, slba: int, blocks: int) -> None:
     """These blocks have new contents: what was marked among them is good again."""
     if namespace.marked:
-        namespace.marked.remove(slba, blocks)
+        if namespace.marked.first(slba, blocks) is not None:
+            namespace.marked.remove(slba, blocks)
+            namespace.unsaved = True
         if not namespace.marked:
             namespace.free(Hold.MARKED)
 

@@ -11,6 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from nvme_emu.controller.directives import check_directive, stream_of
+from nvme_emu.controller.lasting import keep_changes
 from nvme_emu.controller.latency import Op
 from nvme_emu.controller.nvm_access import (
     Access,
@@ -126,6 +127,8 @@ def _move(
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
     written(target, sdlba, blocks)
+    if fua:
+        keep_changes(ctrl, target)
     counters = ctrl.counters
     counters.read_commands += 1
     counters.read_bytes += len(data)

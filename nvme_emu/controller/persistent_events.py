@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.lasting_parts import pack
 from nvme_emu.controller.locations import location
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import GET_LOG_CDW10
@@ -109,6 +110,18 @@ class PersistentEvents:
         self._generation = (self._generation + 1) & 0xFFFF
         while self._nbytes > EVENTS_BYTES_MAX:
             self._nbytes -= len(self._events.popleft())
+
+    def saved(self) -> dict[str, Any] | None:
+        """What is kept without power: the events; None before the first."""
+        if not self._events:
+            return None
+        return {"list": [pack(event) for event in self._events], "generation": self._generation}
+
+    def restore(self, events: list[bytes], generation: int) -> None:
+        """After power on."""
+        self._events = deque(events)
+        self._nbytes = sum(map(len, events))
+        self._generation = generation & 0xFFFF
 
     # -- what happens ---------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.lasting import keep
 from nvme_emu.controller.locations import location
 from nvme_emu.controller.nvm_access import Access, active_namespace
 from nvme_emu.core.errors import CommandError
@@ -108,7 +109,7 @@ def reservation_register(ctrl: Controller, cmd: Command) -> int:
     if how.cptpl in (_PTPL_CLEAR, _PTPL_SET):
         state.ptpl = how.cptpl == _PTPL_SET
     state.changed()
-    ctrl.subsystem.save()
+    keep(ctrl)
     return 0
 
 
@@ -135,10 +136,10 @@ def reservation_acquire(ctrl: Controller, cmd: Command) -> int:
             state.reserve(host, kind)
         elif not state.holds(host) or state.kind is not kind:
             raise _conflict()
-        ctrl.subsystem.save()
+        keep(ctrl)
         return 0
     lost = state.preempt(ctrl, keys.prkey, kind)
-    ctrl.subsystem.save()
+    keep(ctrl)
     if how.racqa == _PREEMPT_AND_ABORT:
         _abort_commands(ctrl, cmd.nsid, lost)
     return 0
@@ -169,7 +170,7 @@ def reservation_release(ctrl: Controller, cmd: Command) -> int:
         if _kind(how.rtype) is not state.kind:
             raise CommandError(Status.INVALID_FIELD, location=_RTYPE)
         state.let_go(ctrl)
-    ctrl.subsystem.save()
+    keep(ctrl)
     return 0
 
 

@@ -196,6 +196,7 @@ class Sanitizer:
             "cdw11": self._cdw11,
             "failed_in": self._failed_in,
             "passes": self._passes,
+            "writes": self._writes_then,
         }
 
     def restore(self, state: dict[str, int]) -> None:
@@ -203,6 +204,8 @@ class Sanitizer:
         self.state = SanitizeState(state["state"])
         self._outcome, self._failed_in, self._passes = state["outcome"], state["failed_in"], state["passes"]
         self._cdw10, self._cdw11 = state["cdw10"], state["cdw11"]
+        # After a loss of power nobody knows what was written since the counters were stored: say that something was.
+        self._writes_then = state.get("writes", 0) if self._subsystem.clean else -1
         if self.busy:
             for namespace in self._subsystem.namespaces.values():
                 namespace.hold(Hold.SANITIZE)

@@ -88,6 +88,23 @@ class SelfTest:
         if self._nsid in (nsid, NSID_BROADCAST):
             self.abort(SelfTestResult.ABORTED_NAMESPACE_GONE)
 
+    def saved(self) -> dict[str, Any] | None:
+        """What is kept without power: the results, and the test that runs."""
+        if not (self._results or self.code):
+            return None
+        return {"results": list(self._results), "code": self.code, "nsid": self._nsid}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """After power on: a short test has been aborted, an extended one goes on to its end (8.1.7.1, 8.1.7.2)."""
+        for result in state["results"]:
+            SELF_TEST_LOG.build(current=0, completion=0, results=[result] * SELF_TEST_RESULTS)
+        self._results.extend(state["results"])
+        self.code, self._nsid = state["code"], state["nsid"]
+        if self.code == SelfTestCode.SHORT:
+            self._end(SelfTestResult.ABORTED_BY_RESET)
+        elif self.code:
+            self._timer = self._ctrl.subsystem.at(0, self._finish)
+
     def page(self) -> bytes:
         """Log page 06h."""
         now_ns = self._ctrl.now_ns

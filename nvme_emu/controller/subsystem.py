@@ -19,7 +19,14 @@ from nvme_emu.controller.capacity import Capacity
 from nvme_emu.controller.directives import Directives
 from nvme_emu.controller.firmware import Firmware
 from nvme_emu.controller.holds import Hold
-from nvme_emu.controller.lasting import KeepsState, restore, snapshot
+from nvme_emu.controller.lasting import (
+    KeepsState,
+    controller_key,
+    remember,
+    restore,
+    restore_controller,
+    snapshot,
+)
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.persistent_events import PersistentEvents
 from nvme_emu.controller.sanitize import Sanitizer
@@ -90,10 +97,15 @@ class NvmSubsystem:
         self.sanitizer = Sanitizer(self)
         self.directives = Directives(config.streams_max)
         self.persistent_events = PersistentEvents(self)
-        self.saved_counters: dict[str, int] = {}
-        """What SMART had counted when the power went; the first controller takes it over."""
+        self.remembered: dict[str, dict[str, Any]] = {}
+        """What lasts of controllers that are not there: `lasting.controller_key` to their parts."""
+        self.unsaved = False
+        """Whether something that lasts has changed since it was stored: the next Flush stores it."""
+        self.clean = True
+        """Whether losing the power now would be no unexpected loss: no controller works since the last shutdown."""
+        self.stored_ns = 0
         self._store: KeepsState | None = None
-        self._stored = b""
+        self._essence = ""
         self._load()
 
     def _load(self) -> None:
@@ -108,40 +120,68 @@ class NvmSubsystem:
             if contents is not None:
                 restore(self, media, contents)
 
-    def save(self) -> None:
-        """Have the medium remember how things are, if they have changed. A failure is one of the medium."""
+    def store(self) -> None:
+        """Have the medium remember how things are, if they have changed. Raises OSError and ValueError."""
         if self._store is None:
             return
-        contents = snapshot(self)
-        if contents == self._stored:
+        found = snapshot(self)
+        changed = self.unsaved or found.essence != self._essence
+        if not changed and not any(one.unsaved for one in self.namespaces.values()):
             return
+        self.unsaved = True  # until it is done
+        self._store.store_state(found.contents)
+        self._essence = found.essence
+        self.unsaved = False
+        self.stored_ns = max((ctrl.now_ns for ctrl in self.controllers.values()), default=self.now_ns)
+        for namespace in self.namespaces.values():
+            namespace.unsaved = False
+
+    def save(self) -> None:
+        """`store` for changes that no command waits for; a failure is one of the medium, and is tried again."""
         try:
-            self._store.store_state(contents)
+            self.store()
         except (OSError, ValueError):
             for ctrl in self.controllers.values():
                 ctrl.counters.media_errors += 1
-            return
-        self._stored = contents
+
+    def in_use(self) -> None:
+        """A controller works from now on: what follows without a shutdown is an unexpected loss of power."""
+        if self.clean:
+            self.clean = False
+            self.save()
+
+    def shut_down(self) -> None:
+        """A controller was shut down: if no other works, the power may go."""
+        self.clean = not any(ctrl.running for ctrl in self.controllers.values())
+        self.unsaved = True
+        self.save()
 
     # -- controllers ----------------------------------------------------------------------------------------
 
     def join(self, ctrl: Controller) -> None:
         """A controller is made: its active namespaces are filled in."""
         self.controllers[ctrl.config.cntlid] = ctrl
-        for name, value in self.saved_counters.items():
-            setattr(ctrl.counters, name, value)
-        if self.saved_counters:
-            ctrl.counters.power_cycles += 1
-            self.saved_counters = {}
+        self._restore_controller(ctrl)
         ctrl.namespaces.update(
             (nsid, namespace) for nsid, namespace in self.namespaces.items() if nsid in self.attached_by_default
         )
         self.ana.look()
 
+    def _restore_controller(self, ctrl: Controller) -> None:
+        """A controller that is made is the one that was there before; if it is alone, whichever that was."""
+        key = controller_key(ctrl)
+        others = [controller_key(one) for one in self.controllers.values() if one is not ctrl]
+        found = None if key in others else self.remembered.pop(key, None)
+        if found is None and not others and self.remembered:
+            found = self.remembered.pop(min(self.remembered))
+        if found is not None:
+            restore_controller(ctrl, found)
+
     def leave(self, ctrl: Controller) -> None:
         """A controller is gone (its host has disconnected)."""
         self.directives.reset(ctrl)
         if self.controllers.get(ctrl.config.cntlid) is ctrl:
+            self.remembered[controller_key(ctrl)] = remember(ctrl)
             del self.controllers[ctrl.config.cntlid]
             self.ana.look()
 
@@ -188,6 +228,7 @@ class NvmSubsystem:
         """Allocate a namespace; it is attached to nobody."""
         self.namespaces_made += 1
         media.discard(0, media.nbytes)
+        media.flush()  # what was there must not come back when this namespace is kept
         namespace = Namespace(
             nsid,
             media,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.lasting_parts import pack
 from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo
 from nvme_emu.spec.logs import TELEMETRY_BLOCK, TELEMETRY_CONTROLLER, TELEMETRY_HOST, Lid
 
@@ -65,6 +66,24 @@ class Telemetry:
         self._ctrl.events.post(
             AsyncEventType.NOTICE, AsyncNoticeInfo.TELEMETRY_LOG_CHANGED, Lid.TELEMETRY_CONTROLLER
         )
+
+    def saved(self) -> dict[str, Any] | None:
+        """What is kept without power: the controller's own record, and the numbers of both; None before the first."""
+        if not (self._own_generation or self._host_generation):
+            return None
+        return {
+            "area_1": pack(self._own[0]),
+            "area_2": pack(self._own[1]),
+            "reason": pack(self._own_reason),
+            "own": self._own_generation,
+            "host": self._host_generation,
+            "new": self.available,
+        }
+
+    def restore(self, areas: tuple[bytes, bytes], reason: bytes, generations: tuple[int, int], new: bool) -> None:
+        """After power on; the generations are those of the controller's own record and of the host's."""
+        self._own, self._own_reason, self.available = (_blocks(areas[0]), _blocks(areas[1])), reason[:128], new
+        self._own_generation, self._host_generation = (one % _GENERATIONS for one in generations)
 
     def host_page(self, create: bool) -> bytes:
         """Log page 07h; ``create`` records anew (LSP bit 0)."""

@@ -47,9 +47,10 @@ def test_image_is_raw_data_a_trailer_and_sparse(path: Path) -> None:
     with path.open("rb") as file:
         file.seek(8192)
         assert file.read(11) == b"boot sector"
-        file.seek(1 << 30)
+        file.seek(-TRAILER_BYTES, os.SEEK_END)
         trailer = Trailer.parse(file.read())
-    assert content.st_size == (1 << 30) + TRAILER_BYTES
+    assert content.st_size == trailer.file_bytes
+    assert all(at % 4096 == 0 for at in (trailer.offset, *trailer.slots))
     assert content.st_blocks * 512 < 1 << 20
     assert trailer == Trailer(1 << 30, 4096, medium.uuid)
     medium.close()
@@ -138,22 +139,23 @@ def test_truncated_grown_or_damaged_image_is_refused(path: Path) -> None:
     path.write_bytes(content[:-512])
     assert "does not end with the trailer" in str(refuse(path))
     path.write_bytes(bytes(4096) + content)
-    assert f"promises {SIZE} bytes of data, {SIZE + 4096} are there" in str(refuse(path))
+    length = len(content)
+    assert f"promises {SIZE} bytes of data in a file of {length}, {length + 4096} are there" in str(refuse(path))
     damaged = bytearray(content)
-    damaged[SIZE + 17] ^= 1
+    damaged[length - TRAILER_BYTES + 17] ^= 1
     path.write_bytes(damaged)
     assert "checksum" in str(refuse(path))
 
 
 def test_image_of_a_later_version_is_refused(path: Path) -> None:
     create(path)
-    block = bytearray(path.read_bytes()[SIZE:])
-    block[8] = 2
+    block = bytearray(path.read_bytes()[-TRAILER_BYTES:])
+    block[8] = 3
     with pytest.raises(TrailerError, match="checksum"):
         Trailer.parse(bytes(block))
     block[40:44] = zlib.crc32(bytes(block[:40])).to_bytes(4, "little")
 
-    with pytest.raises(TrailerError, match="version 2, this program knows version 1"):
+    with pytest.raises(TrailerError, match="version 3, this program knows versions 1 to 2"):
         Trailer.parse(bytes(block))
 
 
