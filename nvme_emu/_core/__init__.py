@@ -29,13 +29,14 @@ __all__ = [
     "RequestState",
     "RingsState",
     "SqState",
+    "memory_barrier",
     "put_answers",
     "take_answers",
     "take_completions",
     "take_reads",
 ]
 
-_LAYOUT = 4  # NATIVE_LAYOUT in native.h
+_LAYOUT = 5  # NATIVE_LAYOUT in native.h
 
 COMPILED = False
 
@@ -59,6 +60,7 @@ if not TYPE_CHECKING and os.environ.get("NVME_EMU_PURE", "0") in ("", "0"):
             RequestState,
             RingsState,
             SqState,
+            memory_barrier,
             put_answers,
             take_answers,
             take_completions,
@@ -87,4 +89,5 @@ if TYPE_CHECKING or not COMPILED:
         RequestState,
         RingsState,
         SqState,
+        memory_barrier,
     )

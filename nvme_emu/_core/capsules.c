@@ -363,5 +363,6 @@ PyMethodDef capsule_methods[] = {
     {"take_reads", take_reads, METH_VARARGS, NULL},
     {"take_completions", take_completions, METH_VARARGS, NULL},
     {"put_answers", put_answers, METH_VARARGS, NULL},
+    {"memory_barrier", memory_barrier, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

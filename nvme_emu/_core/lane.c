@@ -80,6 +80,21 @@ static int lane_is_free(PairObject *pair)
     return device_is_plain(pair->device);
 }
 
+static void store_word(const struct held *page, uint64_t at, uint32_t value)
+{
+    memcpy(held_bytes(page) + at, &value, sizeof value);
+}
+
+/* Shadow doorbells: what the host and the device tell each other of the tail, or of the head. */
+static void tell_both(PairObject *pair, int is_cq, uint32_t value)
+{
+    uint64_t size = pair->bells.hold.size, at = is_cq ? size / 2 : 0;
+    if (size < 8 || pair->events.hold.size != size || pair->bells.hold.readonly || pair->events.hold.readonly)
+        return;
+    store_word(&pair->bells, at, value);
+    store_word(&pair->events, at, value);
+}
+
 /* Ring the doorbell for `count` entries and let the device work; what it did not take is taken back. */
 static long ring(PairObject *pair, long count)
 {
@@ -87,6 +102,7 @@ static long ring(PairObject *pair, long count)
     sq->tail = pair->tail;
     long posted, taken = device_run(pair->device, sq, count, &posted);
     pair->tail = pair->rung_tail = sq->tail = sq->head;
+    tell_both(pair, 0, pair->tail);
     return taken;
 }
 
@@ -96,6 +112,7 @@ static void ring_head(PairObject *pair, long count)
     CqObject *cq = pair->device_sq->cq;
     cq->head = pair->head;
     cq->free += (unsigned int)count;
+    tell_both(pair, 1, pair->head);
 }
 
 /* PRP1 and PRP2 of `nbytes` in a tag's window, with the pair's own list: 0 where it is too small. */

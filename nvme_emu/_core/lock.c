@@ -31,6 +31,12 @@ PyObject *poll_flag(const char *flag, PyObject *ns)
     return PyBool_FromLong(__atomic_load_n(flag, __ATOMIC_ACQUIRE));
 }
 
+PyObject *memory_barrier(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    Py_RETURN_NONE;
+}
+
 /* One who sleeps; on its stack. `woken`: its gate is open. `given`: it is the owner and out of the line. */
 struct waiter {
     struct waiter *next;

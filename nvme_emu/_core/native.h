@@ -15,7 +15,7 @@
 #include <structmember.h>
 
 /* Raised with each change of what Python sees of these structures: an older build is left alone. */
-#define NATIVE_LAYOUT 4
+#define NATIVE_LAYOUT 5
 
 /* Bytes that C uses, and what keeps them where they are.
  *
@@ -170,6 +170,8 @@ typedef struct {
     unsigned long long window_base, list_addr;
     long list_tag; /* the tag of whose window the list is, or -1 */
     struct held sq, cq, list;
+    /* The pair's words in the Shadow Doorbell and EventIdx pages: the tail's and, half-way, the head's. Empty without. */
+    struct held bells, events;
     char bell;
     PyObject *free, *cids, *inflight, *memory, *opened;
     /* The lane: what else has to be idle, set by open_lane and NULL without one. */
@@ -205,6 +207,8 @@ _Static_assert(sizeof(struct cqe) == CQE_BYTES, "a completion queue entry has 16
 /* (ns): wait until a flag is set, without the interpreter lock, so that others can come to an end; or until
  * `ns` have passed. Gives the flag. */
 PyObject *poll_flag(const char *flag, PyObject *ns);
+/* (): what was stored before is seen by every processor before anything is loaded after it. */
+PyObject *memory_barrier(PyObject *module, PyObject *unused);
 
 /* The region that owns all of [addr, addr + length), or NULL. */
 struct region *memory_find(MemoryObject *memory, uint64_t addr, uint64_t length, int write);

@@ -199,7 +199,8 @@ static int pair_traverse(PairObject *self, visitproc visit, void *arg)
     Py_VISIT(self->handler);
     for (int i = 0; i < LOCKS; i++)
         Py_VISIT(self->locks[i]);
-    if (held_visit(&self->sq, visit, arg) || held_visit(&self->cq, visit, arg))
+    if (held_visit(&self->sq, visit, arg) || held_visit(&self->cq, visit, arg) ||
+        held_visit(&self->bells, visit, arg) || held_visit(&self->events, visit, arg))
         return -1;
     return held_visit(&self->list, visit, arg);
 }
@@ -215,6 +216,8 @@ static int pair_clear(PairObject *self)
     held_drop(&self->sq);
     held_drop(&self->cq);
     held_drop(&self->list);
+    held_drop(&self->bells);
+    held_drop(&self->events);
     return 0;
 }
 
@@ -238,11 +241,15 @@ static void pair_dealloc(PairObject *self)
 VIEW(sq_view, sq)
 VIEW(cq_view, cq)
 VIEW(list_view, list)
+VIEW(bells_view, bells)
+VIEW(events_view, events)
 
 static PyGetSetDef pair_getset[] = {
     {"sq_view", (getter)get_sq_view, (setter)set_sq_view, NULL, NULL},
     {"cq_view", (getter)get_cq_view, (setter)set_cq_view, NULL, NULL},
     {"_list_view", (getter)get_list_view, (setter)set_list_view, NULL, NULL},
+    {"bells_view", (getter)get_bells_view, (setter)set_bells_view, NULL, NULL},
+    {"events_view", (getter)get_events_view, (setter)set_events_view, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -24,6 +24,7 @@ __all__ = [
     "RequestState",
     "RingsState",
     "SqState",
+    "memory_barrier",
 ]
 
 _NO_VIEW = memoryview(b"")
@@ -37,6 +38,13 @@ def _poll(flag: Callable[[], bool], ns: int) -> bool:
 
 
 _serials = itertools.count(1)
+_fence = _thread.allocate_lock()
+
+
+def memory_barrier() -> None:
+    """What was stored before is seen by every processor before anything is loaded after it: a lock sees to that."""
+    with _fence:
+        pass
 
 
 class MemoryState:
@@ -345,8 +353,8 @@ class PairState:
 
     __slots__ = (
         "__dict__", "__weakref__", "_batched", "_cids", "_free", "_list_addr", "_list_tag",
-        "_list_view", "_memory", "_opened", "_window_base", "bell", "cq_view", "depth",
-        "head", "inflight", "outstanding", "phase", "qid", "rung_tail", "sq_view",
+        "_list_view", "_memory", "_opened", "_window_base", "bell", "bells_view", "cq_view", "depth",
+        "events_view", "head", "inflight", "outstanding", "phase", "qid", "rung_tail", "sq_view",
         "sqhd", "tail",
     )  # fmt: skip
 
@@ -372,6 +380,8 @@ class PairState:
         self.sq_view: memoryview = _NO_VIEW
         self.cq_view: memoryview = _NO_VIEW
         self._list_view: memoryview = _NO_VIEW
+        self.bells_view: memoryview = _NO_VIEW
+        self.events_view: memoryview = _NO_VIEW
 
     def prepare_plain(self, rq: RequestState) -> bool:
         """``prepare`` of a request that needs no PRP list; False if it was not done."""

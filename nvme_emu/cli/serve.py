@@ -81,6 +81,7 @@ class Options:
     dhchap_dhgroup: str | None
     tls_key: tuple[str, ...]
     doorbells: str
+    shadow_doorbells: bool
     images: tuple[str, ...]
     size: str | None
     lba_size: int
@@ -156,6 +157,12 @@ class FrontEnd(Protocol):
     default="mmap",
     show_default=True,
     help="In memory that the guest writes directly, or one message a write, each of them seen.",
+)
+@click.option(
+    "--shadow-doorbells/--no-shadow-doorbells",
+    default=False,
+    show_default=True,
+    help="Offer the guest to leave doorbells in its memory (Doorbell Buffer Config): most need no message then.",
 )
 @click.option(
     "--image", "images", metavar="FILE", multiple=True, help="Keep the data there; the nth for the nth socket."
@@ -356,6 +363,7 @@ def _make_device(options: Options, number: int) -> ServedDevice:
             lba_size=options.lba_size,
             profile=options.profile,
             seed=options.seed,
+            shadow_doorbells=options.shadow_doorbells,
         )
     )
 
@@ -418,6 +426,7 @@ class _VfioUserFront:
             "clients": self._server.clients,
             "steps": function.steps,
             "interrupts": function.vectors.delivered,
+            "doorbells": function.doorbells,
             **self._device.summary(),
         }
 

@@ -26,6 +26,10 @@ STEP_COMMANDS_MAX = 256
 """Commands that one device does before another client has its turn."""
 
 
+SHADOW_POLL_NS = 100_000
+"""How long after a guest's last shadow doorbell the server looks for the next one before it asks to be told."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceOptions:
     """What one device is made of. `number` counts from 1 and tells the devices' serial numbers apart."""
@@ -36,6 +40,7 @@ class DeviceOptions:
     lba_size: int
     profile: str
     seed: int
+    shadow_doorbells: bool = False
 
 
 class ServedDevice:
@@ -58,7 +63,13 @@ class ServedDevice:
         self._closing.callback(self.media.close)
         serial = f"NVMEEMU{options.number:04d}"
         self.controller = Controller(
-            ControllerConfig(sn=serial, seed=options.seed, step_commands_max=STEP_COMMANDS_MAX),
+            ControllerConfig(
+                sn=serial,
+                seed=options.seed,
+                step_commands_max=STEP_COMMANDS_MAX,
+                shadow_doorbells=options.shadow_doorbells,
+                shadow_poll_ns=SHADOW_POLL_NS,
+            ),
             memory=self.memory,
             namespaces=[
                 Namespace(1, self.media, options.lba_size, identity=f"{serial}/{options.seed}"),

@@ -92,6 +92,14 @@ class ControllerConfig:
     sgls: int = 1
 
     # The subsystem
+    zns: ZnsConfig | None = None
+
+    # Queues and interrupts: CAP.CQR, the interrupt pin, OACS bit 8 and how long after the last news the controller
+    # itself goes on looking for tails before it asks for doorbells again
+    contiguous_queues: bool = True
+    intx: bool = True
+    shadow_doorbells: bool = False
+    shadow_poll_ns: int = 0
     controllers: int = 1
     ana_groups: int = 0
     endurance_group: bool = True
@@ -159,6 +167,12 @@ class ControllerConfig:
     def mqes_z(self) -> int:
         """CAP.MQES: the largest queue, zero-based."""
         return self.queue_entries_max - 1
+        _check("shadow_poll_ns", self.shadow_poll_ns, 0, 1000 * _MS, "patience")
+        if self.shadow_doorbells and 2 * (self.io_queues_max + 1) * self.doorbell_stride > 4096 << self.mpsmin:
+            raise ValueError(
+                f"shadow_doorbells with io_queues_max={self.io_queues_max} and dstrd={self.dstrd}: "
+                "the doorbells do not fit into a page (Base 2.1, 5.2.5)"
+            )
 
     @property
     def mdts_bytes(self) -> int:

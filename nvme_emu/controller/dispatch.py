@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.pcie.rings import SubmissionQueue
 
+    from nvme_emu.controller.pcie.shadow import ShadowDoorbells
 __all__ = ["device_lane", "doorbell_cq", "doorbell_sq", "due", "end_due", "go_on", "run_one", "run_plain", "run_turn"]
 
 # What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
@@ -61,6 +62,55 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
     Where nothing stands in line and nobody listens, the queue is served without going through the line.
     """
     if ctrl.compiled:
+    if ctrl.shadow is not None:
+        return _shadowed_sq(ctrl, ctrl.shadow, qid, tail, now_ns)
+    return _doorbell_sq(ctrl, qid, tail, now_ns)
+
+
+def _shadowed_sq(
+    ctrl: Controller, shadow: ShadowDoorbells, qid: int, tail: int, now_ns: int
+) -> tuple[tuple[int, ...], int | None]:
+    """The same where the host has set up shadow doorbells: this one only says that there is something."""
+    ctrl.now_ns = now_ns
+    try:
+        known = None if ctrl.trace.emit is not None else shadow.rung(qid, False, tail)
+        if known is None:
+            ctrl.ring_sq(qid, tail)
+            ctrl.step(now_ns)
+            return ctrl.take_irqs(), ctrl.next_deadline()
+        irqs, due_ns = _doorbell_sq(ctrl, qid, known, now_ns)
+        if not shadow.served(qid, False):
+            return irqs, due_ns
+    except Exception as error:
+        ctrl.broken(error)
+        irqs = ()
+    ctrl.step(now_ns)
+    return (*irqs, *ctrl.take_irqs()), ctrl.next_deadline()
+
+
+def _shadowed_cq(
+    ctrl: Controller, shadow: ShadowDoorbells, qid: int, head: int, now_ns: int
+) -> tuple[tuple[int, ...], int | None] | None:
+    """The same for the doorbell of a completion queue."""
+    ctrl.now_ns = now_ns
+    try:
+        known = None if ctrl.trace.emit is not None else shadow.rung(qid, True, head)
+        if known is not None:
+            follows = _doorbell_cq(ctrl, qid, known, now_ns)
+            if not shadow.served(qid, True):
+                return follows
+        else:
+            follows = None
+            ctrl.ring_cq(qid, head)
+    except Exception as error:
+        ctrl.broken(error)
+        follows = None
+    ctrl.step(now_ns)
+    irqs = () if follows is None else follows[0]
+    return (*irqs, *ctrl.take_irqs()), ctrl.next_deadline()
+
+
+def _doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tuple[int, ...], int | None]:
         try:
             answer = ctrl.ring_compiled(qid, tail, now_ns)
         except Exception as error:
@@ -123,6 +173,12 @@ def _line_up(ctrl: Controller, sq: SubmissionQueue) -> None:
 def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
     """``ring_cq`` and what may follow from it, as :func:`doorbell_sq`; None where nothing follows."""
     if ctrl.compiled and ctrl.head_compiled(qid, head, now_ns):
+    if ctrl.shadow is not None:
+        return _shadowed_cq(ctrl, ctrl.shadow, qid, head, now_ns)
+    return _doorbell_cq(ctrl, qid, head, now_ns)
+
+
+def _doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
         return None
     cq = ctrl.rings.cqs.get(qid)
     idle = ctrl.trace.emit is None and not ctrl.arbiter.line and ctrl.running and not ctrl.inflight.is_due(now_ns)

@@ -44,7 +44,9 @@ def create_io_cq(ctrl: Controller, cmd: Command) -> int:
     queue = CREATE_QUEUE_CDW10.unpack(cmd.cdw10)
     how = CREATE_CQ_CDW11.unpack(cmd.cdw11)
     _check_create(ctrl, queue.qid, ctrl.features.io_cqs_granted, how.pc, CREATE_CQ_CDW11)
-    ctrl.rings.create_cq(queue.qid, cmd.prp1, queue.qsize_z + 1, how.iv, bool(how.ien))
+    cq = ctrl.rings.create_cq(queue.qid, cmd.prp1, queue.qsize_z + 1, how.iv, bool(how.ien))
+    if ctrl.shadow is not None:
+        ctrl.shadow.created(cq, True)
     return 0
 
 
@@ -55,7 +57,9 @@ def create_io_sq(ctrl: Controller, cmd: Command) -> int:
     _check_create(ctrl, queue.qid, ctrl.features.io_sqs_granted, how.pc, CREATE_SQ_CDW11)
     if not 1 <= how.cqid <= ctrl.features.io_cqs_granted:
         raise CommandError(Status.QID_INVALID, location=_CQID)
-    ctrl.rings.create_sq(queue.qid, cmd.prp1, queue.qsize_z + 1, how.cqid, how.qprio)
+    sq = ctrl.rings.create_sq(queue.qid, cmd.prp1, queue.qsize_z + 1, how.cqid, how.qprio)
+    if ctrl.shadow is not None:
+        ctrl.shadow.created(sq, False)
     return 0
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "DieBusy",
     "Doorbell",
     "Event",
+    "EventIdx",
     "FaultFired",
     "FetchCmd",
     "Kworker",
@@ -34,6 +35,7 @@ __all__ = [
     "PostCqe",
     "RaiseIrq",
     "RegisterWrite",
+    "ShadowDoorbell",
     "Sink",
     "TraceHub",
     "as_record",
@@ -199,6 +201,24 @@ class Doorbell(NamedTuple):
     value: int
 
 
+class ShadowDoorbell(NamedTuple):
+    """The controller found a new value in a word of the Shadow Doorbell page."""
+
+    ts_ns: int
+    qid: int
+    is_cq: bool
+    value: int
+
+
+class EventIdx(NamedTuple):
+    """The controller published after which value of a shadow doorbell it wants to hear of it."""
+
+    ts_ns: int
+    qid: int
+    is_cq: bool
+    value: int
+
+
 class AsyncEvent(NamedTuple):
     """Something happened that an Asynchronous Event Request may report."""
 
@@ -269,6 +289,8 @@ _NAMES: dict[type[Any], str] = {
     RaiseIrq: "raise_irq",
     RegisterWrite: "register_write",
     Doorbell: "doorbell",
+    ShadowDoorbell: "shadow_doorbell",
+    EventIdx: "event_idx",
     AsyncEvent: "async_event",
     ControllerState: "controller_state",
     FaultFired: "fault_fired",

@@ -105,13 +105,14 @@ class AdminQueue:
         cdw14: int = 0,
         cdw15: int = 0,
         prp1: int | None = None,
+        pages: int = 1,
         data: np.ndarray | bytes | None = None,
         read_bytes: int = 0,
     ) -> tuple[int, np.ndarray | None]:
         """Send one command and give (DW0, data read).
 
         ``data`` goes to the controller, ``read_bytes`` come from it; ``prp1`` is an address that the
-        command itself needs (a queue's). Raises NvmeError when the command fails.
+        command itself needs (a queue's), of ``pages`` pages. Raises NvmeError when the command fails.
         """
         array: np.ndarray | None = None
         if data is not None:
@@ -131,7 +132,7 @@ class AdminQueue:
         rq.admin = True
         rq.cdw13, rq.cdw14, rq.cdw15 = cdw13, cdw14, cdw15
         if prp1 is not None:
-            rq.iova, rq.nbytes = prp1, PAGE_SIZE
+            rq.iova, rq.nbytes = prp1, pages * PAGE_SIZE
         self.path.submit(rq)
         if rq.status:
             raise error_of(rq.status, rq.describe())

@@ -18,6 +18,7 @@ from nvme_emu.core.trace import NvmeState, TraceHub
 from nvme_emu.driver.admin import ADMIN_DEPTH, AdminQueue
 from nvme_emu.driver.aer import EventHandler
 from nvme_emu.driver.config import DriverConfig
+from nvme_emu.driver.dbbuf import DoorbellBuffers
 from nvme_emu.driver.handoff import InlinePumpPath, PollingPumpPath
 from nvme_emu.driver.namespace import Namespace
 from nvme_emu.driver.pump import PerRequestPath, PumpPath
@@ -62,12 +63,13 @@ class NvmeDriver:
     ``namespaces`` is {nsid: Namespace}; ``workers`` the I/O workers in queue order (none in sync mode);
     ``paths`` and ``admin`` are for who looks inside. ``probe`` and ``shutdown`` block; both run on the
     runtime that was given. ``recovery`` is what happens when the controller does not do as it should, with its
-    counters and log; ``events`` handles asynchronous events. ``recovery_class`` and ``events_class`` are for those who
-    test other ways.
+    counters and log; ``events`` handles asynchronous events. ``recovery_class``, ``events_class`` and ``bells_class``
+    (shadow doorbells) are for those who test other ways.
     """
 
     recovery_class: type[Recovery] = Recovery
     events_class: type[EventHandler] = EventHandler
+    bells_class: type[DoorbellBuffers] = DoorbellBuffers
 
     def __init__(self, port: DevicePort, runtime: Runtime, config: DriverConfig, trace: TraceHub) -> None:
         self.config = config
@@ -86,6 +88,7 @@ class NvmeDriver:
         pool = PagePool(port.memory, POOL_PAGES, PAGE_SIZE, config.poison, name="driver pool")
         self._pool = pool
         self._context = QueueContext(port, pool, runtime, trace, config.host)
+        self._bells: DoorbellBuffers | None = None
         self._admin: AdminQueue | None = None
         self._retired: list[SubmitPath] = []
         self._released = False
@@ -168,6 +171,8 @@ class NvmeDriver:
     def bring_up_again(self) -> None:
         """The same after a reset, with the queues that there are. NvmeError where that fails."""
         self._read_capabilities()
+        if self._bells is not None:
+            self._bells.forget([path.pair for path in self.paths])
         self._start_controller()
         self._identify()
         self._create_io_queues_again()
@@ -262,6 +267,19 @@ class NvmeDriver:
             path.open_lane()
             self.paths.append(path)
             self.recovery.watch(path)
+        self._set_up_bells()
+
+    def _set_up_bells(self) -> None:
+        """Shadow doorbells, where the controller offers them (OACS bit 8)."""
+        from nvme_emu.spec.identify import OACS
+
+        if not OACS["dbcs"].extract(self.identity.oacs):
+            return
+        if self._bells is None:
+            self._bells = self.bells_class(self._pool, 4 << self._cap.dstrd)
+        pairs = [path.pair for path in self.paths]
+        if self._bells.has_room(len(pairs)):
+            self._bells.configure(self, pairs)
 
     def _create_io_queues_again(self) -> None:
         """After a reset. A controller that grants fewer queues, or smaller ones, is another one than it was."""
@@ -273,6 +291,7 @@ class NvmeDriver:
             if pair.depth > self._cap.mqes_z + 1:
                 raise NvmeError(errno.ENODEV, f"queues of {self._cap.mqes_z + 1} entries, {pair.depth} before")
             self.admin.create_queues(pair, vector=pair.qid)
+        self._set_up_bells()
 
     def _agree_on_queues(self, wanted: int) -> int:
         """How many I/O queue pairs we get (Set Features, 07h), ``wanted`` at most."""
@@ -492,6 +511,8 @@ class NvmeDriver:
             self._released = True
             for path in [*self.paths, *self._retired, self._admin.path]:
                 path.pair.close()
+            if self._bells is not None:
+                self._bells.close()
             self._pool.close()
         self.paths = self.offered = []
         self._retired = []

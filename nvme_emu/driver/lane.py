@@ -187,6 +187,8 @@ def open_caller_lane(pair: QueuePair, lane: Lane, handler: IrqHandler, ring_lock
                 head = 0
                 cq.phase = pair.phase = phase ^ 1
             cq.head = cq.tail = pair.head = head
+            if pair.bells is not None:
+                pair.bells.both(tail, head)
             cids[tag] = (cid + GENERATION) & 0xFFFF
             return True
         finally:
@@ -276,6 +278,8 @@ def open_caller_lane(pair: QueuePair, lane: Lane, handler: IrqHandler, ring_lock
                 cq.phase = pair.phase = phase ^ 1
             sq.head = sq.tail = pair.tail = pair.rung_tail = pair.sqhd = tail
             cq.head = cq.tail = pair.head = head
+            if pair.bells is not None:
+                pair.bells.both(tail, head)
 
     return CallerLane(exchange, exchange_many)
 
@@ -363,6 +367,8 @@ def open_worker_lane(
                 free[-count:] = tags[:count]
                 sq.head = sq.tail = pair.tail = pair.rung_tail = pair.sqhd = tail
                 cq.head = cq.tail = pair.head = head
+                if pair.bells is not None:
+                    pair.bells.both(tail, head)
                 cq.phase = pair.phase = phase
                 counters.fetched += count
                 counters.posted += count

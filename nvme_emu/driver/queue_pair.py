@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nvme_emu.core.ports import DevicePort
     from nvme_emu.core.regions import Window
     from nvme_emu.core.trace import TraceHub
+    from nvme_emu.driver.dbbuf import PairBells
     from nvme_emu.driver.host_model import HostModel
     from nvme_emu.driver.request import Request
 
@@ -104,6 +105,7 @@ class QueuePair(PairEnds):
             self._list_words = np.frombuffer(self._list_view, np.uint64)
             # The only one that such a caller ever needs.
             self._open(self.tags.free[-1])
+        self.bells: PairBells | None = None
         self.inflight = [None] * tags
         self._free, self._cids = self.tags.free, self.tags.cid
         # The column gait's view of the same rings, and which command of its batch each tag is.
@@ -235,9 +237,16 @@ class QueuePair(PairEnds):
             self.watch()
         count = (tail - self.rung_tail) % self.depth
         self.rung_tail = tail
+        emit = self._trace.emit
+        if self.bells is not None:
+            if emit is not None:
+                emit(NvmeSq(self._now.now_ns, self.qid, tail, count))
+            self._now.point("nvme_write_sq_db")
+            if not self.bells.update_tail(tail):
+                return
+            emit = None
         if self._consume is not None:
             self._consume(self._host.doorbell_ns)
-        emit = self._trace.emit
         if emit is not None:
             emit(NvmeSq(self._now.now_ns, self.qid, tail, count))
         self._port.ring_sq(self.qid, tail)
@@ -304,6 +313,8 @@ class QueuePair(PairEnds):
             tail = 0
         self.tail = self.rung_tail = tail
         port, qid = self._port, self.qid
+        if self.bells is not None and not self.bells.update_tail(tail):
+            return DELAYED
         if not port.ring_sq_polled(qid, tail, qid):
             return DELAYED
         head = self.head
@@ -326,7 +337,8 @@ class QueuePair(PairEnds):
         self.outstanding = 0
         tags.cid[tag] = (cid + GENERATION) & 0xFFFF
         tags.free.append(tag)
-        port.ring_cq(qid, head)
+        if self.bells is None or self.bells.update_head(head):
+            port.ring_cq(qid, head)
         return ANSWERED
 
     # Completion -------------------------------------------------------------------------------------
@@ -358,9 +370,11 @@ class QueuePair(PairEnds):
             self._take(cid, dw0, status_p >> 1, done)
         if seen:
             self.head, self.phase = head, phase
+            rings = self.bells is None or self.bells.update_head(head)
             if self._consume is not None:
-                self._consume(self._host.reap_ns * seen + self._host.doorbell_ns)
-            self._port.ring_cq(self.qid, head)
+                self._consume(self._host.reap_ns * seen + (self._host.doorbell_ns if rings else 0))
+            if rings:
+                self._port.ring_cq(self.qid, head)
         elif self._consume is not None:
             self._consume(self._host.poll_ns)
         return done

@@ -55,6 +55,8 @@ _WORDS: Final[dict[str, Callable[[Record], str]]] = {
     "raise_irq": lambda r: f"interrupt, vector {r['vector']}",
     "register_write": _register_write,
     "doorbell": lambda r: f"the device sees {'CQ' if r['is_cq'] else 'SQ'} {r['qid']} doorbell = {r['value']}",
+    "shadow_doorbell": lambda r: f"the device finds {'CQ' if r['is_cq'] else 'SQ'} {r['qid']} shadow = {r['value']}",
+    "event_idx": lambda r: f"the device says {'CQ' if r['is_cq'] else 'SQ'} {r['qid']} EventIdx = {r['value']}",
     "async_event": lambda r: f"something to report: type {r['event_type']} info {r['info']} log {r['log_page']:#04x}",
     "controller_state": lambda r: f"the controller is {r['what']}",
     "kworker": _kworker,

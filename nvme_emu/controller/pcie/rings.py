@@ -38,6 +38,7 @@ from nvme_emu.spec.status import Status
 if TYPE_CHECKING:
     from nvme_emu.controller.fused import Outcome
     from nvme_emu.controller.pcie.registers import RegisterFile
+    from nvme_emu.controller.pcie.shadow import ShadowDoorbells
     from nvme_emu.core.memory import HostMemory
 
 __all__ = [
@@ -261,8 +262,8 @@ class Rings(RingsState):
         self.sqs.clear()
         self.cqs.clear()
 
-    def lost(self) -> str | None:
-        """What the host took the memory of away from under a queue, if anything; None normally.
+    def lost(self, shadow: ShadowDoorbells | None = None) -> str | None:
+        """What the host took the memory of away from under a queue or its doorbells, if anything; None normally.
 
         Views keep memory alive, so nothing freed is ever touched; but the host has taken it back.
         """
@@ -271,6 +272,8 @@ class Rings(RingsState):
                 cq.attach(self._memory)
             for sq in self.sqs.values():
                 sq.attach(self._memory)
+            if shadow is not None:
+                shadow.attach()
         except DmaError as error:
             return f"the memory of a queue was removed: {error}"
         self.generation = self._memory.generation

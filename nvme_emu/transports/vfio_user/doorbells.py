@@ -87,6 +87,10 @@ class DoorbellPage:
                 ring(_AT + at, int.from_bytes(now[at : at + 4], "little"))
         return True
 
+    def stirred(self, now_ns: int) -> None:
+        """The host did something that this page does not show: a shadow doorbell."""
+        self._changed_ns = now_ns
+
     @property
     def next_look_ns(self) -> int:
         """When to look again."""

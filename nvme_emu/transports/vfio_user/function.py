@@ -76,6 +76,8 @@ class VfioUserFunction:
         config = controller.config
         self.controller = controller
         self.steps = 0
+        self.doorbells = 0
+        """Doorbell writes that were seen: with mapped doorbells some of them, else all."""
         self._stride = config.doorbell_stride
         self._clock = clock
         self._close_fd = close_fd
@@ -172,6 +174,7 @@ class VfioUserFunction:
             if len(data) == 4:
                 self._note(offset, int.from_bytes(data, "little"))
         else:
+            self.doorbells += offset >= _DOORBELLS
             starts_or_ends = offset <= Reg.NSSR and offset + len(data) > Reg.CC
             if starts_or_ends:
                 self._abandon()
@@ -353,6 +356,9 @@ class VfioUserFunction:
                     self._ring(offset, value)
             if page is not None:
                 page.scan(now, self._ring)
+                shadow = controller.shadow
+                if shadow is not None and shadow.look():
+                    page.stirred(now)
                 admin = controller.rings.sqs.get(0)
                 may_create = admin is not None and admin.head != admin.tail
                 if may_create:
@@ -376,6 +382,7 @@ class VfioUserFunction:
 
     def _ring(self, offset: int, value: int) -> None:
         """What a doorbell at a BAR0 offset means; one between two doorbells is the controller's to drop."""
+        self.doorbells += 1
         index, rest = divmod(offset - _DOORBELLS, self._stride)
         if rest:
             self.controller.mmio_write(offset, 4, value)
