@@ -23,6 +23,7 @@ from nvme_emu.controller import Controller, ControllerConfig
 from nvme_emu.controller import Namespace as DeviceNamespace
 from nvme_emu.controller.latency import LatencyModel
 from nvme_emu.controller.profiles import DeviceProfile, load_profile
+from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.core.faults import load_rules
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import Kworker, TraceHub
@@ -62,6 +63,7 @@ class MachineConfig:
     ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
     equally. ``worker`` is one of ``driver.config.WORKER_STYLES``; with "poll" who waits looks for ``poll_ns`` before it
     sleeps. ``io_timeout``, ``admin_timeout`` (seconds) and ``max_retries`` are Linux's module parameters.
+    ``zoned`` makes the namespaces zoned: a ZnsConfig, or its text ("zone_size=16M,max_open=4").
     ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
     drives the device: a subclass of NvmeDriver, to test or compare one's own.
 
@@ -94,6 +96,7 @@ class MachineConfig:
     driver_class: type[NvmeDriver] = NvmeDriver
     faults: Any = None
     check: str | None = None
+    zoned: ZnsConfig | str | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -109,6 +112,8 @@ class MachineConfig:
             raise ValueError(f"namespaces={self.namespaces}: 1 to {self.controller.namespaces_max}")
         if self.image is not None and self.namespaces != 1:
             raise ValueError(f"namespaces={self.namespaces}: an image file holds one namespace")
+        if isinstance(self.zoned, str):
+            object.__setattr__(self, "zoned", ZnsConfig.parse(self.zoned))
         if self.size is not None:
             nbytes = parse_size(self.size)
             if nbytes < self.lba_size * self.namespaces:
@@ -271,9 +276,13 @@ class Machine:
         config = self.config
         rng = random.Random(config.seed)
         latency = None if self.profile.instant else LatencyModel(self.profile, rng)
-        controller_config = replace(config.controller, seed=config.seed)
+        zoned = config.zoned
+        assert not isinstance(zoned, str), "it has been parsed"
+        controller_config = replace(config.controller, seed=config.seed, zns=zoned or config.controller.zns)
         namespaces = [
-            DeviceNamespace(nsid, media, config.lba_size, identity=f"{controller_config.sn}/{config.seed}")
+            DeviceNamespace(
+                nsid, media, config.lba_size, identity=f"{controller_config.sn}/{config.seed}", zoned=zoned
+            )
             for nsid, media in enumerate(self.media, 1)
         ]
         return Controller(

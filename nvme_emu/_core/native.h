@@ -15,7 +15,7 @@
 #include <structmember.h>
 
 /* Raised with each change of what Python sees of these structures: an older build is left alone. */
-#define NATIVE_LAYOUT 5
+#define NATIVE_LAYOUT 6
 
 /* Bytes that C uses, and what keeps them where they are.
  *
@@ -157,7 +157,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     int opcode, cid, qid;
-    unsigned int nsid, nlb, cdw12, cdw13, cdw14, cdw15, dw0, status;
+    unsigned int nsid, nlb, cdw12, cdw13, cdw14, cdw15, dw0, dw1, status;
     unsigned long long slba, serial;
     Py_ssize_t nbytes;
     char to_device, admin, batch, done;

@@ -158,6 +158,7 @@ static PyObject *pair_reap_plain(PairObject *self, PyObject *done)
             PyLong_AsLong(PyList_GET_ITEM(self->cids, tag)) != cqe.cid)
             break;
         rq->dw0 = cqe.dw0;
+        rq->dw1 = cqe.dw1;
         rq->status = cqe.status >> 1;
         if (rq->nbytes && hide(self, tag) < 0)
             return NULL;

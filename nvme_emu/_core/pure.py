@@ -299,8 +299,8 @@ class RequestState:
 
     __slots__ = (
         "_callbacks", "_completion", "_path", "_status", "admin", "array", "batch", "cdw12", "cdw13", "cdw14",
-        "cdw15", "cid", "data", "done", "dw0", "iova", "nbytes", "nlb", "nsid", "opcode", "qid", "region", "serial",
-        "slba", "to_device",
+        "cdw15", "cid", "data", "done", "dw0", "dw1", "iova", "nbytes", "nlb", "nsid", "opcode", "qid", "region",
+        "serial", "slba", "to_device",
     )  # fmt: skip
 
     def __init__(
@@ -333,6 +333,7 @@ class RequestState:
         self.qid: int = -1
         self.cid: int = -1
         self.dw0: int = 0
+        self.dw1: int = 0
         self.done: bool = False
         self.serial: int = next(_serials)
         self._status: int = 0

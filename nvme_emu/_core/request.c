@@ -95,6 +95,7 @@ static PyMemberDef request_members[] = {
     FIELD("cdw14", T_UINT, cdw14),
     FIELD("cdw15", T_UINT, cdw15),
     FIELD("dw0", T_UINT, dw0),
+    FIELD("dw1", T_UINT, dw1),
     FIELD("qid", T_INT, qid),
     FIELD("cid", T_INT, cid),
     FIELD("serial", T_ULONGLONG, serial),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.spec.registers import CAP_CSS_ADMIN, CAP_CSS_IOCS, CAP_CSS_NVM
 
 __all__ = ["MAX_NAMESPACES", "ControllerConfig"]
@@ -43,6 +44,7 @@ class ControllerConfig:
     Log2 values are in the specification's own units: ``mdts`` in powers of two of the minimum page size
     (0: no limit), ``mpsmin`` and ``mpsmax`` as 2 ** (12 + n) bytes, ``dstrd`` as 2 ** (2 + n) bytes, ``kas``
     in 100 ms (0: no keep alive). ``message_based`` is a controller behind a fabric, which has no interrupts.
+    ``zns`` offers the Zoned Namespace Command Set and says how namespaces of it are made.
     Counts (``queue_entries_max``, ``io_queues_max``, ``vectors``) count from one.
 
     ``controllers`` is how many the subsystem has besides those that hosts make by connecting; this one is behind
@@ -89,6 +91,7 @@ class ControllerConfig:
     rab: int = 6
     npss_z: int = 0
     volatile_write_cache: bool = True
+    zns: ZnsConfig | None = None
     sgls: int = 1
 
     # The subsystem
@@ -148,6 +151,10 @@ class ControllerConfig:
         for name in ("aerl_z", "acl_z", "elpe_z"):
             _check(name, getattr(self, name), 0, 255, "zero-based, 8 bits")
         _check("rab", self.rab, 0, 7, "Recommended Arbitration Burst")
+        if self.zns is not None and not self.css & CAP_CSS_IOCS:
+            raise ValueError("zns: the Zoned Namespace Command Set needs CAP.CSS bit 6 (css)")
+        if self.zns is not None and self.mdts and self.zns.zasl > self.mdts:
+            raise ValueError(f"zns: zasl={self.zns.zasl} is above mdts={self.mdts}")
         _check("streams_max", self.streams_max, 0, 0xFFFF, "Max Streams Limit; 0 is no Streams directive")
         _check("npss_z", self.npss_z, 0, 31, "power states, zero-based")
         for name in ("ready_ns", "reset_ns"):

@@ -132,7 +132,7 @@ class Controller(DeviceState):
         self.admin_handlers = ADMIN_HANDLERS
         self.identify_fields: dict[str, Any] = {}
         """Fields of Identify Controller that a front door other than PCI Express adds or has its own way."""
-        self.notices_offered = notices_offered(config)
+        self.notices_offered = notices_offered(config, self.subsystem.zns is not None)
         self.compiled = COMPILED
         """Whether plain commands may be done in C."""
 

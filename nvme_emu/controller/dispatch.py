@@ -22,8 +22,9 @@ from nvme_emu.controller.command import Command, Pending
 from nvme_emu.controller.data_pointer import check_psdt
 from nvme_emu.controller.fused import run_fused
 from nvme_emu.controller.latency import Op
-from nvme_emu.controller.nvm import NVM_HANDLERS, READ_OR_WRITE, fail_medium
+from nvme_emu.controller.nvm import READ_OR_WRITE, fail_medium
 from nvme_emu.controller.pcie.rings import CQE_BODY, CQE_STATUS_WORD, CQE_WORDS
+from nvme_emu.controller.zoned_commands import io_handlers
 from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.core.ports import DeviceLane
 from nvme_emu.core.segments import map_prps
@@ -441,7 +442,7 @@ def run_one(ctrl: Controller, sq: SubmissionQueue, execute: Handler | None = Non
 
 def execute_command(ctrl: Controller, cmd: Command) -> int | Pending:
     """What the handler says; every failure that is not ours is a CommandError."""
-    handlers = NVM_HANDLERS if cmd.sq.qid else ctrl.admin_handlers
+    handlers = io_handlers(ctrl, cmd) if cmd.sq.qid else ctrl.admin_handlers
     if cmd.sq.inflight and cmd.key in ctrl.outstanding:
         raise CommandError(Status.CMDID_CONFLICT, location=_CID)
     handler = handlers.get(cmd.opcode)

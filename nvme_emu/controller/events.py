@@ -36,9 +36,11 @@ EVENTS_KEPT_MAX: Final = 64
 _UNMASKED: Final = frozenset({AsyncEventType.IMMEDIATE, AsyncEventType.ONE_SHOT})
 
 
-def notices_offered(config: ControllerConfig) -> int:
+def notices_offered(config: ControllerConfig, zoned: bool = False) -> int:
     """The notices that a controller sends: bits of feature 0Bh and of OAES."""
     notices = NOTICES_OFFERED
+    if zoned:
+        notices |= ASYNC_EVENT_CONFIG.mask("zdcn")
     if config.ana_groups:
         notices |= ASYNC_EVENT_CONFIG.mask("anacn")
     if config.endurance_group:
@@ -50,6 +52,12 @@ class _Kept(NamedTuple):
     event_type: int
     info: int
     lid: int
+    parameter: int = 0
+    """Event Specific Parameter, dword 1: the namespace of a zone notice."""
+
+    @property
+    def dwords(self) -> int:
+        return async_event_dw0(self.event_type, self.info, self.lid) | self.parameter << 32
 
 
 class AsyncEvents:
@@ -71,14 +79,14 @@ class AsyncEvents:
         """How many events wait for a request or for their type to be cleared."""
         return len(self._kept)
 
-    def post(self, event_type: int, info: int, lid: int) -> None:
+    def post(self, event_type: int, info: int, lid: int, parameter: int = 0) -> None:
         """Something happened: report it, keep it, or drop it if the host did not enable it (feature 0Bh)."""
-        event = _Kept(int(event_type), int(info), int(lid))
+        event = _Kept(int(event_type), int(info), int(lid), parameter)
         if not self._ctrl.features.event_enabled(event.event_type, event.info):
             return
         emit = self._ctrl.trace.emit
         if emit is not None:
-            emit(AsyncEvent(self._ctrl.now_ns, *event))
+            emit(AsyncEvent(self._ctrl.now_ns, *event[:3]))
         if event in self._kept:
             return
         if len(self._kept) >= EVENTS_KEPT_MAX:
@@ -96,16 +104,20 @@ class AsyncEvents:
             raise CommandError(Status.ASYNC_LIMIT, dnr=False)
         event = self._take()
         if event is not None:
-            return async_event_dw0(*event)
+            return event.dwords
         self._requests.append(cmd)
         return PENDING
 
-    def acknowledge(self, lid: int) -> None:
+    def acknowledge(self, lid: int, parameter: int = 0) -> None:
         """The host read log page ``lid`` without Retain Asynchronous Event: what it tells of is cleared.
 
         That holds for events that were not reported yet too: their notification is not sent (clause 5.1.2).
         """
-        self._kept = [event for event in self._kept if event.lid != lid or event.event_type in _UNMASKED]
+        self._kept = [
+            event
+            for event in self._kept
+            if event.lid != lid or event.event_type in _UNMASKED or event.parameter not in (0, parameter)
+        ]
         self._masked = {kind: page for kind, page in self._masked.items() if page != lid}
         self._deliver()
 
@@ -138,7 +150,7 @@ class AsyncEvents:
             event = self._take()
             if event is None:
                 return
-            self._ctrl.complete(self._requests.popleft(), dw0=async_event_dw0(*event))
+            self._ctrl.complete(self._requests.popleft(), dw0=event.dwords)
 
 
 def async_event_request(ctrl: Controller, cmd: Command) -> int | Literal[Pending.PENDING]:

@@ -13,6 +13,7 @@ from nvme_emu.controller.endurance import ENDGID
 from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import PRP1, location
 from nvme_emu.controller.nvm_copy import COPY_FORMATS
+from nvme_emu.controller.zoned_admin import check_profile
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.base import Structure
 from nvme_emu.spec.bits import BitLayout
@@ -293,12 +294,12 @@ class _KeepAliveTimer(Feature):
 
 
 class _IoCommandSetProfile(Feature):
-    """An index into the combinations of Identify CNS 1Ch, of which there is one."""
+    """An index into the combinations of Identify CNS 1Ch."""
 
     layout = IO_COMMAND_SET_PROFILE
 
     def accept(self, ctrl: Controller, cdw11: int) -> int:
-        if IO_COMMAND_SET_PROFILE["iocsci"].extract(cdw11):
+        if not check_profile(ctrl, IO_COMMAND_SET_PROFILE["iocsci"].extract(cdw11)):
             where = location(11, IO_COMMAND_SET_PROFILE, "iocsci")
             raise CommandError(Status.IOCS_COMBINATION_REJECTED, location=where)
         return super().accept(ctrl, cdw11)

@@ -76,6 +76,7 @@ _CONFIG_OF_NOTICE: Final[dict[int, int]] = {
     AsyncNoticeInfo.ANA_CHANGE: ASYNC_EVENT_CONFIG.mask("anacn"),
     AsyncNoticeInfo.ENDURANCE_GROUP_EVENT: ASYNC_EVENT_CONFIG.mask("egealcn"),
     AsyncNoticeInfo.ALLOCATED_NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("ansan"),
+    AsyncNoticeInfo.ZONE_DESCRIPTOR_CHANGED: ASYNC_EVENT_CONFIG.mask("zdcn"),
     AsyncNoticeInfo.DISCOVERY_LOG_CHANGE: ASYNC_EVENT_CONFIG.mask("dlpcn"),
 }
 

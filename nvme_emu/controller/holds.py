@@ -16,6 +16,7 @@ class Hold(Enum):
     RESERVED = "reserved"
     MARKED = "blocks marked as unrecoverable"
     METADATA = "has metadata"
+    ZONED = "is zoned"
     ANA = "in an ANA group that not every controller reaches"
 
 

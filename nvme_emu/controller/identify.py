@@ -49,6 +49,13 @@ from nvme_emu.controller.nvm import NVM_HANDLERS
 from nvme_emu.controller.nvm_copy import COPY_BLOCKS_MAX, COPY_FORMATS, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX
 from nvme_emu.controller.persistent_events import PELS, sanicap
 from nvme_emu.controller.reservations import RESERVATION_CAPABILITIES
+from nvme_emu.controller.zoned_admin import (
+    ZONED_IDENTIFIES,
+    asked_for_zoned,
+    command_set_list,
+    command_set_of,
+    io_command_sets,
+)
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import IDENTIFY_CDW10, IDENTIFY_CDW11
 from nvme_emu.spec.identify import (
@@ -68,7 +75,6 @@ from nvme_emu.spec.identify import (
     IDENTIFY_NAMESPACE,
     IDENTIFY_NVM_CONTROLLER,
     IDENTIFY_NVM_NAMESPACE,
-    IOCSV,
     LPA,
     NMIC,
     NSATTR,
@@ -353,7 +359,7 @@ def _allocated_list(ctrl: Controller, cmd: Command) -> bytes:
 
 def _iocs_allocated_list(ctrl: Controller, cmd: Command) -> bytes:
     _check_csi(cmd)
-    return _allocated_list(ctrl, cmd)
+    return command_set_list(ctrl.subsystem.namespaces, CSI_NVM, _lower_bound(cmd))
 
 
 def _descriptors(ctrl: Controller, cmd: Command) -> bytes:
@@ -365,7 +371,7 @@ def _descriptors(ctrl: Controller, cmd: Command) -> bytes:
             NsDescriptor(Nidt.EUI64, namespace.eui64),
             NsDescriptor(Nidt.NGUID, namespace.nguid),
             NsDescriptor(Nidt.UUID, namespace.uuid.bytes),
-            NsDescriptor(Nidt.CSI, bytes([CSI_NVM])),
+            NsDescriptor(Nidt.CSI, bytes([command_set_of(namespace)])),
         ]
     )
 
@@ -400,7 +406,7 @@ def _iocs_controller(ctrl: Controller, cmd: Command) -> bytes:
 
 def _iocs_active_list(ctrl: Controller, cmd: Command) -> bytes:
     _check_csi(cmd)
-    return _active_list(ctrl, cmd)
+    return command_set_list(ctrl.namespaces, CSI_NVM, _lower_bound(cmd))
 
 
 def _independent_namespace(ctrl: Controller, cmd: Command) -> bytes:
@@ -452,7 +458,7 @@ def _endurance_groups(ctrl: Controller, cmd: Command) -> bytes:
 def _io_command_sets(ctrl: Controller, cmd: Command) -> bytes:
     if IDENTIFY_CDW10["cntid"].extract(cmd.cdw10) not in (_CNTID_SELF, ctrl.config.cntlid):
         raise CommandError(Status.INVALID_FIELD, location=_CNTID)
-    return IDENTIFY_IO_COMMAND_SET.build(iocsc=[IOCSV.pack(nvmcs=1)])
+    return IDENTIFY_IO_COMMAND_SET.build(iocsc=io_command_sets(ctrl))
 
 
 IDENTIFIES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
@@ -481,7 +487,9 @@ IDENTIFIES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
 
 def identify(ctrl: Controller, cmd: Command) -> int:
     """Identify (opcode 06h). An unknown CNS is an Invalid Field in Command."""
-    answer = IDENTIFIES.get(IDENTIFY_CDW10["cns"].extract(cmd.cdw10))
+    cns = IDENTIFY_CDW10["cns"].extract(cmd.cdw10)
+    answer = ZONED_IDENTIFIES.get(cns) if asked_for_zoned(ctrl, cmd) else None
+    answer = answer or IDENTIFIES.get(cns)
     if answer is None:
         raise CommandError(Status.INVALID_FIELD, location=_CNS)
     ctrl.send(cmd, answer(ctrl, cmd))

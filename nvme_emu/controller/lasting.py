@@ -25,6 +25,7 @@ from nvme_emu.controller import lasting_parts as parts
 from nvme_emu.controller.capacity import Extent, ExtentMedia
 from nvme_emu.controller.holds import Hold, WriteProtection
 from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
+from nvme_emu.controller.zones_lasting import restore_zones, save_zones
 from nvme_emu.core.errors import CommandError, MediaError
 from nvme_emu.spec.reservations import ReservationType
 from nvme_emu.spec.status import Status
@@ -105,7 +106,7 @@ SECTIONS: Final[tuple[Part, ...]] = (
 )
 """In the order in which they are restored; the namespaces are there before."""
 
-NAMESPACE_PARTS: Final[tuple[Part, ...]] = ()
+NAMESPACE_PARTS: Final[tuple[Part, ...]] = (Part("zones", 1, save_zones, restore_zones, 1024 * _KIB),)
 
 CONTROLLER_PARTS: Final[tuple[Part, ...]] = (
     Part("counters", 1, parts.save_counters, parts.restore_counters),

@@ -16,10 +16,11 @@
     0Fh  Endurance Group Event Aggregate         variable  endurance group notices
     12h  Feature Identifiers Supported and Effects 1024
     1Ch  Changed Allocated Namespace List         4096    namespace notices, and the list
+    BFh  Changed Zone List                        4096  zone notices, and the list
     80h  Reservation Notification                   64    reservation events, one a read
     81h  Sanitize Status                           512    sanitize events
 
-All are of the controller or the subsystem, so that NSID is 0 or FFFFFFFFh. A request that ends behind the
+All but BFh are of the controller or the subsystem, so that NSID is 0 or FFFFFFFFh. A request that ends behind the
 end of a page gets zeros there; an offset behind it is an Invalid Field in Command. Offsets are bytes: no page
 here is an index of structures (Supported Log Pages IOS, CDW14 OT).
 """
@@ -40,6 +41,8 @@ from nvme_emu.controller.feature_kinds import FEATURES
 from nvme_emu.controller.health import Health
 from nvme_emu.controller.locations import NSID, location
 from nvme_emu.controller.nvm import NVM_HANDLERS
+from nvme_emu.controller.zoned_admin import changed_zones
+from nvme_emu.controller.zoned_commands import ZONED_HANDLERS
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import (
     GET_LOG_CDW10,
@@ -48,7 +51,7 @@ from nvme_emu.spec.commands import (
     log_page_offset,
 )
 from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo
-from nvme_emu.spec.identify import CSI_NVM
+from nvme_emu.spec.identify import CSI_NVM, CSI_ZONED
 from nvme_emu.spec.logs import (
     CHANGED_NAMESPACE_LIST,
     CHANGED_NAMESPACES_MAX,
@@ -95,6 +98,8 @@ _CHANGES_BLOCKS: Final = frozenset(
         NvmOpcode.WRITE_ZEROES,
         NvmOpcode.DATASET_MANAGEMENT,
         NvmOpcode.COPY,
+        NvmOpcode.ZONE_MANAGEMENT_SEND,
+        NvmOpcode.ZONE_APPEND,
     }
 )
 # What admin commands do beside answering: bits of COMMAND_EFFECTS, and their scope where it is not the controller.
@@ -120,6 +125,8 @@ class Logs:
         self.health = Health(ctrl)
         self.changed_namespaces: set[int] = set()
         self.changed_allocated: set[int] = set()
+        self.changed_zones: dict[int, set[int]] = {}
+        """By namespace, the start blocks of zones that changed by themselves."""
 
     def namespace_changed(self, nsid: int) -> None:
         """A namespace came, went, or looks different in Identify: list it and tell the host (8.1.2.3)."""
@@ -133,7 +140,7 @@ class Logs:
         notice = AsyncNoticeInfo.ALLOCATED_NAMESPACE_ATTRIBUTE_CHANGED
         self._ctrl.events.post(AsyncEventType.NOTICE, notice, Lid.CHANGED_ALLOCATED_NAMESPACES)
 
-    def acknowledge(self, lid: int) -> None:
+    def acknowledge(self, lid: int, nsid: int = 0) -> None:
         """The host has read a page without Retain Asynchronous Event: what it told of is old."""
         if lid == Lid.CHANGED_NAMESPACES:
             self.changed_namespaces.clear()
@@ -145,7 +152,9 @@ class Logs:
             self._ctrl.telemetry.acknowledged()
         elif lid == Lid.RESERVATION_NOTIFICATION:
             self._ctrl.reservation_notices.acknowledged()
-        self._ctrl.events.acknowledge(lid)
+        elif lid == Lid.CHANGED_ZONES:
+            self.changed_zones.pop(nsid, None)
+        self._ctrl.events.acknowledge(lid, nsid if lid == Lid.CHANGED_ZONES else 0)
         if lid == Lid.RESERVATION_NOTIFICATION:
             self._ctrl.reservation_notices.tell_again()
 
@@ -153,6 +162,7 @@ class Logs:
         """Controller Level Reset: the host will look at every namespace anew."""
         self.changed_namespaces.clear()
         self.changed_allocated.clear()
+        self.changed_zones.clear()
         self.health.reset()
 
 
@@ -167,6 +177,10 @@ def log_offered(ctrl: Controller, lid: int) -> bool:
 
 def _has_endurance_group(ctrl: Controller) -> bool:
     return ctrl.config.endurance_group
+
+
+def _has_zones(ctrl: Controller) -> bool:
+    return ctrl.subsystem.zns is not None
 
 
 def _has_ana(ctrl: Controller) -> bool:
@@ -227,13 +241,14 @@ def _changed(nsids: set[int]) -> bytes:
 
 
 def _commands_supported(ctrl: Controller, cmd: Command) -> bytes:
-    if GET_LOG_CDW14["csi"].extract(cmd.cdw14) != CSI_NVM:
+    csi = GET_LOG_CDW14["csi"].extract(cmd.cdw14)
+    if csi != CSI_NVM and not (csi == CSI_ZONED and ctrl.subsystem.zns is not None):
         raise CommandError(Status.INVALID_FIELD, location=_CSI)
     admin, nvm = [0] * 256, [0] * 256
     for opcode in ctrl.admin_handlers:
         effects = {"csp": 0 if opcode in _SCOPE_DEPENDS else SCOPE_CONTROLLER, **_ADMIN_EFFECTS.get(opcode, {})}
         admin[opcode] = COMMAND_EFFECTS.pack(csupp=1, **effects)
-    for opcode in NVM_HANDLERS:
+    for opcode in NVM_HANDLERS if csi == CSI_NVM else ZONED_HANDLERS:
         # Their scope is not reported: Linux (nvme_command_effects) warns of I/O commands with other effects.
         nvm[opcode] = COMMAND_EFFECTS.pack(csupp=1, lbcc=int(opcode in _CHANGES_BLOCKS))
     return COMMANDS_SUPPORTED_AND_EFFECTS.build(acs=admin, iocs=nvm)
@@ -300,6 +315,7 @@ LOG_PAGES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Lid.FEATURES_SUPPORTED_AND_EFFECTS: _features_supported,
     Lid.CHANGED_ALLOCATED_NAMESPACES: _changed_allocated,
     Lid.RESERVATION_NOTIFICATION: _reservation_notification,
+    Lid.CHANGED_ZONES: changed_zones,
     Lid.SANITIZE_STATUS: _sanitize_status,
 }
 """The pages that this controller has, by LID; each entry gives the whole page or raises CommandError."""
@@ -308,6 +324,7 @@ _ONLY_IF: Final[dict[int, Callable[[Controller], bool]]] = {
     Lid.ENDURANCE_GROUP: _has_endurance_group,
     Lid.ANA: _has_ana,
     Lid.ENDURANCE_GROUP_AGGREGATE: _has_endurance_group,
+    Lid.CHANGED_ZONES: _has_zones,
 }
 """Pages that depend on the configuration."""
 
@@ -331,7 +348,7 @@ def get_log_page(ctrl: Controller, cmd: Command) -> int:
     build = LOG_PAGES.get(head.lid)
     if build is None or not log_offered(ctrl, head.lid):
         raise CommandError(Status.INVALID_LOG_PAGE, location=_LID)
-    if cmd.nsid not in (0, NSID_BROADCAST):
+    if cmd.nsid not in (0, NSID_BROADCAST) and head.lid != Lid.CHANGED_ZONES:
         raise CommandError(Status.INVALID_FIELD, location=NSID)
     offset, length = _check_range(ctrl, cmd)
     page = build(ctrl, cmd)
@@ -339,5 +356,5 @@ def get_log_page(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.INVALID_FIELD, location=_LPOL)
     ctrl.send(cmd, page[offset : offset + length].ljust(length, b"\0"))
     if not head.rae:
-        ctrl.logs.acknowledge(head.lid)
+        ctrl.logs.acknowledge(head.lid, cmd.nsid)
     return 0

@@ -15,10 +15,13 @@ from nvme_emu._core import NamespaceState
 from nvme_emu.controller.block_set import BlockSet
 from nvme_emu.controller.holds import Hold, WriteProtection
 from nvme_emu.controller.reservation_state import Reservations
+from nvme_emu.controller.zones import Zones
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from nvme_emu.controller.zns_config import ZnsConfig
 
     _Bytes = npt.NDArray[np.uint8]
     _Rows = npt.NDArray[np.integer]
@@ -66,13 +69,15 @@ class Namespace(NamespaceState):
 
     ``identity`` (a serial number, a seed) gives the NGUID, EUI-64 and UUID: the same identity and nsid give
     the same names in every run. ``nsze`` is the size in blocks, ``nbytes`` the same in bytes; what the
-    medium has beyond them is not used. ``shared`` says that several controllers may have it attached.
+    medium has beyond them is not used. ``zoned`` divides it into zones; a part of one is not used. ``shared`` says
+    that several controllers may have it attached.
     Raises ValueError when not one block fits.
     """
 
     __slots__ = (
         "anagrpid", "eui64", "format_index", "formatting", "holds", "identity", "lba_size", "marked", "media", "nbytes",
         "nguid", "plain", "protection", "reservations", "shared", "sparse", "unsaved", "uuid",
+        "zones",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +89,7 @@ class Namespace(NamespaceState):
         identity: str = "nvme-emu",
         shared: bool = False,
         blocks: int | None = None,
+        zoned: ZnsConfig | None = None,
     ) -> None:
         if not 1 <= nsid <= 0xFFFF_FFFE:
             raise ValueError(f"nsid={nsid}: must be 1 to FFFFFFFEh (Base 2.1, 3.2.1)")
@@ -115,7 +121,10 @@ class Namespace(NamespaceState):
         # rules may lay an overlay without an array over the medium.
         self.sparse = media.array is None
         self.format_index = next(index for index, one in enumerate(LBA_FORMATS) if 1 << one.lbads == lba_size)
+        self.zones: Zones | None = None
         self._divide(lba_size, blocks)
+        if zoned is not None:
+            self.make_zoned(zoned)
 
         digest = hashlib.sha256(f"{identity}/{nsid}".encode()).digest()
         self.nguid = digest[:16]
@@ -127,7 +136,17 @@ class Namespace(NamespaceState):
         self.lba_shift = lba_size.bit_length() - 1
         most = self.media.nbytes >> self.lba_shift
         self.nsze = most if blocks is None else min(blocks, most)
+        if self.zones is not None:
+            self.zones.divide(lba_size)
+            self.nsze = self.zones.blocks
         self.nbytes = self.nsze << self.lba_shift
+
+    def make_zoned(self, zoned: ZnsConfig) -> None:
+        """Divide it into zones, all of them Empty. Raises ValueError where not one fits."""
+        self.zones = Zones(zoned, self.lba_size, self.nbytes)
+        self.nsze = self.zones.blocks
+        self.nbytes = self.nsze << self.lba_shift
+        self.hold(Hold.ZONED)
 
     @property
     def format(self) -> LbaFormat:
@@ -163,6 +182,8 @@ class Namespace(NamespaceState):
         self.media.discard(0, self.media.nbytes)
         self.media.flush()  # the old blocks must not come back under the new format
         self.format_index = index
+        if self.zones is not None:
+            self.zones.erase()
         self._divide(1 << LBA_FORMATS[index].lbads, None)
         self.marked.clear()
         self.free(Hold.MARKED)
@@ -191,6 +212,8 @@ class Namespace(NamespaceState):
         if self.protection is WriteProtection.UNTIL_POWER_CYCLE:
             self.protect(WriteProtection.NONE)
         self.reservations.power_lost()
+        if self.zones is not None:
+            self.zones.power_lost()
 
     def look(self, now_ns: int) -> None:
         """Find out whether a format operation is over."""

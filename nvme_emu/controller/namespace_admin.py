@@ -15,9 +15,10 @@ from nvme_emu.controller.endurance import group_of
 from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import NSID, PRP1, location
 from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
+from nvme_emu.controller.zoned_admin import check_enabled, zones_asked_for
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands_admin import ATTACH_CDW10, NS_MANAGEMENT_CDW10, NS_MANAGEMENT_CDW11
-from nvme_emu.spec.identify import CSI_NVM, IDENTIFY_SIZE, NMIC, NS_MANAGEMENT, flbas_index
+from nvme_emu.spec.identify import CSI_NVM, CSI_ZONED, IDENTIFY_SIZE, NMIC, NS_MANAGEMENT, flbas_index
 from nvme_emu.spec.queues import NSID_BROADCAST
 from nvme_emu.spec.status import Status
 
@@ -51,17 +52,20 @@ def namespace_management(ctrl: Controller, cmd: Command) -> int:
 
 
 def _create(ctrl: Controller, cmd: Command) -> int:
-    if NS_MANAGEMENT_CDW11["csi"].extract(cmd.cdw11) != CSI_NVM:
+    csi = NS_MANAGEMENT_CDW11["csi"].extract(cmd.cdw11)
+    if csi != CSI_NVM and not (csi == CSI_ZONED and ctrl.subsystem.zns is not None):
         raise CommandError(Status.IOCS_NOT_SUPPORTED, location=_CSI)
     if cmd.nsid:
         # The controller chooses the identifier.
         raise CommandError(Status.INVALID_FIELD, location=NSID)
-    asked = NS_MANAGEMENT.parse(ctrl.receive(cmd, IDENTIFY_SIZE))
+    data = ctrl.receive(cmd, IDENTIFY_SIZE)
+    asked = NS_MANAGEMENT.parse(data)
     index = _format_of(ctrl, asked)
     if asked.nsze < asked.ncap or not asked.nsze:
         raise CommandError(Status.INVALID_FIELD, location=PRP1)
     if asked.nsze > asked.ncap:
         raise CommandError(Status.THIN_PROV_NOT_SUPP, location=PRP1)
+    zoned = zones_asked_for(ctrl, data, asked.nsze, 1 << LBA_FORMATS[index].lbads) if csi == CSI_ZONED else None
     subsystem = ctrl.subsystem
     nsid = subsystem.free_nsid()
     if nsid is None:
@@ -72,7 +76,7 @@ def _create(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.NS_INSUFFICIENT_CAP, location=PRP1)
     try:
         shared = bool(NMIC["shrns"].extract(asked.nmic))
-        namespace = subsystem.create(nsid, media, lba_size, asked.nsze, shared, asked.anagrpid)
+        namespace = subsystem.create(nsid, media, lba_size, asked.nsze, shared, asked.anagrpid, zoned)
     except OSError as error:
         subsystem.capacity.give(media)
         ctrl.counters.media_errors += 1
@@ -144,6 +148,8 @@ def namespace_attachment(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.NS_ALREADY_ATTACHED)
     if not namespace.shared and len(had) + len(chosen) > 1:
         raise CommandError(Status.NS_IS_PRIVATE)
+    for one in chosen:
+        check_enabled(one, namespace)
     for one in chosen:
         subsystem.attach(one, namespace.nsid)
     return 0

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.command import Command
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.namespace import Namespace
+    from nvme_emu.controller.zones import Zone
 
 __all__ = ["COPY_BLOCKS_MAX", "COPY_FORMATS", "COPY_RANGES_MAX", "COPY_RANGE_BLOCKS_MAX", "copy"]
 
@@ -100,13 +101,23 @@ def copy(ctrl: Controller, cmd: Command) -> int:
     for source in sources:
         if source.namespace is target and source.slba < sdlba + blocks and sdlba < source.slba + source.blocks:
             raise CommandError(Status.OVERLAPPING_IO_RANGE, location=_SDLBA)
-    _move(ctrl, cmd, sources, target, sdlba, blocks)
+    for source in sources:
+        if source.namespace.zones is not None:
+            source.namespace.zones.check_read(source.slba, source.blocks)
+    zone = None if target.zones is None else target.zones.check_write(sdlba, blocks)
+    _move(ctrl, cmd, sources, target, sdlba, blocks, zone)
     stream_of(ctrl, cmd, dtype)
     return 0
 
 
 def _move(
-    ctrl: Controller, cmd: Command, sources: list[_Source], target: Namespace, sdlba: int, blocks: int
+    ctrl: Controller,
+    cmd: Command,
+    sources: list[_Source],
+    target: Namespace,
+    sdlba: int,
+    blocks: int,
+    zone: Zone | None,
 ) -> None:
     shift = target.lba_shift
     data = memoryview(bytearray(blocks << shift))
@@ -127,6 +138,9 @@ def _move(
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
     written(target, sdlba, blocks)
+    if target.zones is not None and zone is not None:
+        target.zones.written(zone, blocks)
+        target.unsaved = True
     if fua:
         keep_changes(ctrl, target)
     counters = ctrl.counters

@@ -185,6 +185,9 @@ class Sanitizer:
                 media.write(at, chunk[: min(_CHUNK_BYTES, media.nbytes - at)])
         else:
             media.zero(0, media.nbytes)
+        if namespace.zones is not None:
+            namespace.zones.erase()
+            media.discard(0, media.nbytes)  # above a write pointer nothing can be read
         media.flush()
 
     def saved(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ a clock; the controller that steps says what time it is.
 
 from __future__ import annotations
 
+import errno
 import heapq
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -30,11 +31,13 @@ from nvme_emu.controller.lasting import (
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.persistent_events import PersistentEvents
 from nvme_emu.controller.sanitize import Sanitizer
+from nvme_emu.core.errors import MediaError
 
 if TYPE_CHECKING:
     from nvme_emu.controller.config import ControllerConfig
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.namespace import BlockMedia
+    from nvme_emu.controller.zns_config import ZnsConfig
 
 __all__ = ["NvmSubsystem", "Timer"]
 
@@ -118,12 +121,18 @@ class NvmSubsystem:
             self._store = media
             contents = media.load_state()
             if contents is not None:
+                wanted = namespace.zones.config if namespace.zones is not None else None
                 restore(self, media, contents)
+                if wanted is not None and all(one.zones is None for one in self.namespaces.values()):
+                    raise MediaError(errno.EINVAL, "the image holds no zoned namespace, and one was asked for")
 
     def store(self) -> None:
         """Have the medium remember how things are, if they have changed. Raises OSError and ValueError."""
         if self._store is None:
             return
+        for one in self.namespaces.values():
+            if one.zones is not None and one.unsaved:
+                one.media.flush()  # no write pointer is kept above data that may still get lost
         found = snapshot(self)
         changed = self.unsaved or found.essence != self._essence
         if not changed and not any(one.unsaved for one in self.namespaces.values()):
@@ -155,6 +164,14 @@ class NvmSubsystem:
         self.clean = not any(ctrl.running for ctrl in self.controllers.values())
         self.unsaved = True
         self.save()
+
+    @property
+    def zns(self) -> ZnsConfig | None:
+        """How zoned namespaces are made; None where the Zoned Namespace Command Set is not offered."""
+        if self.config.zns is not None:
+            return self.config.zns
+        # An image may hold some, whatever the configuration says.
+        return next((one.zones.config for one in self.namespaces.values() if one.zones is not None), None)
 
     # -- controllers ----------------------------------------------------------------------------------------
 
@@ -223,7 +240,14 @@ class NvmSubsystem:
         return next((n for n in range(1, self.config.namespaces_max + 1) if n not in self.namespaces), None)
 
     def create(
-        self, nsid: int, media: BlockMedia, lba_size: int, blocks: int, shared: bool, anagrpid: int = 0
+        self,
+        nsid: int,
+        media: BlockMedia,
+        lba_size: int,
+        blocks: int,
+        shared: bool,
+        anagrpid: int = 0,
+        zoned: ZnsConfig | None = None,
     ) -> Namespace:
         """Allocate a namespace; it is attached to nobody."""
         self.namespaces_made += 1
@@ -236,6 +260,7 @@ class NvmSubsystem:
             identity=f"{self.config.sn}/{self.config.seed}/{self.namespaces_made}",
             shared=shared,
             blocks=blocks,
+            zoned=zoned,
         )
         namespace.anagrpid = anagrpid or self.ana.default_group(nsid)
         self.namespaces[nsid] = namespace

@@ -220,7 +220,7 @@ class FabricsPair:
                 if not rq.left:
                     done.append(rq)
                 continue
-            rq.dw0 = value & 0xFFFF_FFFF
+            rq.dw0, rq.dw1 = value & 0xFFFF_FFFF, value >> 32
             if value >> 32:
                 self.wide[rq.serial] = value
             rq._status = status

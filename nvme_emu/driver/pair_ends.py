@@ -39,7 +39,7 @@ class PairEnds(PairState):
 
     if TYPE_CHECKING:
 
-        def _take(self, cid: int, dw0: int, status: int, done: list[Request]) -> None: ...
+        def _take(self, cid: int, dw0: int, status: int, done: list[Request], dw1: int = 0) -> None: ...
 
         def _unmap(self, tag: int) -> None: ...
 
@@ -62,14 +62,14 @@ class PairEnds(PairState):
         """``reap`` of a controller that is disabled: no doorbell is rung."""
         done: list[Request] = []
         for _ in range(self.depth):
-            dw0, _dw1, _sqhd, _sqid, cid, word = CQE.unpack_from(self.cq_view, self.head * CQE_SIZE)
+            dw0, dw1, _sqhd, _sqid, cid, word = CQE.unpack_from(self.cq_view, self.head * CQE_SIZE)
             if word & 1 != self.phase:
                 break
             self.head += 1
             if self.head == self.depth:
                 self.head = 0
                 self.phase ^= 1
-            self._take(cid, dw0, word >> 1, done)
+            self._take(cid, dw0, word >> 1, done, dw1)
         return done
 
     def cancel_all(self, status: int) -> list[Request]:

@@ -318,7 +318,7 @@ class QueuePair(PairEnds):
         if not port.ring_sq_polled(qid, tail, qid):
             return DELAYED
         head = self.head
-        dw0, _dw1, sqhd, _sqid, answered, status_p = CQE.unpack_from(self.cq_view, head * CQE_SIZE)
+        dw0, dw1, sqhd, _sqid, answered, status_p = CQE.unpack_from(self.cq_view, head * CQE_SIZE)
         if status_p & 1 != self.phase or answered != cid:
             return LOOK
         head += 1
@@ -330,7 +330,7 @@ class QueuePair(PairEnds):
         status = status_p >> 1
         if nbytes:
             window.hide()
-        rq.dw0 = dw0
+        rq.dw0, rq.dw1 = dw0, dw1
         rq._status = status
         rq.done = True
         self.inflight[tag] = None
@@ -358,7 +358,7 @@ class QueuePair(PairEnds):
         unpack = CQE.unpack_from
         # The ring can hold no more than depth - 1 new entries before it hears of our head.
         while seen < self.depth:
-            dw0, _dw1, sqhd, _sqid, cid, status_p = unpack(view, head * CQE_SIZE)
+            dw0, dw1, sqhd, _sqid, cid, status_p = unpack(view, head * CQE_SIZE)
             if status_p & 1 != phase:
                 break
             seen += 1
@@ -367,7 +367,7 @@ class QueuePair(PairEnds):
                 head = 0
                 phase ^= 1
             self.sqhd = sqhd
-            self._take(cid, dw0, status_p >> 1, done)
+            self._take(cid, dw0, status_p >> 1, done, dw1)
         if seen:
             self.head, self.phase = head, phase
             rings = self.bells is None or self.bells.update_head(head)
@@ -416,7 +416,7 @@ class QueuePair(PairEnds):
             done.append(batch)
         return count
 
-    def _take(self, cid: int, dw0: int, status: int, done: list[Request]) -> None:
+    def _take(self, cid: int, dw0: int, status: int, done: list[Request], dw1: int = 0) -> None:
         tag = cid & TAG_MASK
         tags = self.tags
         rq = self.inflight[tag] if tag < tags.count else None
@@ -426,7 +426,7 @@ class QueuePair(PairEnds):
         if isinstance(rq, BatchRequest):
             self._take_batched(rq, tag, cid, status, done)
             return
-        rq.dw0 = dw0
+        rq.dw0, rq.dw1 = dw0, dw1
         rq._status = status
         if rq.nbytes:
             self._unmap(tag)

@@ -24,6 +24,7 @@ from .logs_maintenance import (
 )
 from .logs_persistent import PERSISTENT_EVENT_HEADER
 from .words import Worded
+from .zns import CHANGED_ZONE_LIST
 
 __all__ = [
     "CHANGED_NAMESPACES_MAX",
@@ -344,6 +345,7 @@ LOG_STRUCTURES: dict[int, Structure] = {
     Lid.DEVICE_SELF_TEST: SELF_TEST_LOG,
     Lid.TELEMETRY_HOST: TELEMETRY_HOST,
     Lid.TELEMETRY_CONTROLLER: TELEMETRY_CONTROLLER,
+    Lid.CHANGED_ZONES: CHANGED_ZONE_LIST,
     Lid.ENDURANCE_GROUP: ENDURANCE_GROUP_LOG,
     Lid.ANA: ANA_LOG,
     Lid.PERSISTENT_EVENT: PERSISTENT_EVENT_HEADER,

@@ -197,7 +197,7 @@ class Completions:
             sqhd = sqhd if wrong.sqhd is None else wrong.sqhd
             dw0 = dw0 if wrong.dw0 is None else wrong.dw0
             phase ^= wrong.phase
-        body = CQE_BODY.pack(dw0, 0, sqhd, sqid, cid)
+        body = CQE_BODY.pack(dw0 & 0xFFFF_FFFF, dw0 >> 32, sqhd, sqid, cid)
         at = tail * CQE_SIZE
         stale = 0 if torn is None else torn.stale_bytes
         cq.view[at + stale : at + len(body)] = body[stale:]

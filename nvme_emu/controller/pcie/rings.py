@@ -106,9 +106,9 @@ class CompletionQueue(CqState):
         self.words = self.view.cast("H")
 
     def write(self, sq: SubmissionQueue, cid: int, status: int, dw0: int) -> None:
-        """Write the next completion; its slot must have been taken from ``free``."""
+        """Write the next completion; its slot must have been taken from ``free``. ``dw0`` above 32 bits is dword 1."""
         tail = self.tail
-        CQE_BODY.pack_into(self.view, tail * CQE_SIZE, dw0, 0, sq.head, sq.qid, cid)
+        CQE_BODY.pack_into(self.view, tail * CQE_SIZE, dw0 & 0xFFFF_FFFF, dw0 >> 32, sq.head, sq.qid, cid)
         self.words[tail * CQE_WORDS + CQE_STATUS_WORD] = status << 1 | self.phase
         tail += 1
         if tail == self.size:

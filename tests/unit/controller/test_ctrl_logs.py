@@ -38,8 +38,8 @@ from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.status import DNR, MORE, Status
 
 ENTRIES = 64
-VARIABLE = {Lid.TELEMETRY_HOST, Lid.TELEMETRY_CONTROLLER, Lid.PERSISTENT_EVENT}
-"""Pages whose length depends on what happened, with rules of their own: see test_ctrl_telemetry, …_persistent."""
+VARIABLE = {Lid.TELEMETRY_HOST, Lid.TELEMETRY_CONTROLLER, Lid.PERSISTENT_EVENT, Lid.CHANGED_ZONES}
+"""Pages with rules of their own: see test_ctrl_telemetry, …_persistent, and for the last test_zoned_namespaces."""
 ANA_GROUPS, GROUPS_USED, NAMESPACES = 2, 1, 1
 SIZES = {lid: LOG_STRUCTURES[lid].size for lid in LOG_PAGES} | {
     Lid.ERROR_INFORMATION: 64 * ENTRIES,
