@@ -19,6 +19,7 @@ from nvme_emu.controller.lasting import keep
 from nvme_emu.controller.lba_status import get_lba_status
 from nvme_emu.controller.logs import get_log_page
 from nvme_emu.controller.namespace_admin import namespace_attachment, namespace_management
+from nvme_emu.controller.pcie.shadow import doorbell_buffer_config
 from nvme_emu.controller.queue_admin import create_io_cq, create_io_sq, delete_io_cq, delete_io_sq
 from nvme_emu.controller.sanitize import sanitize
 from nvme_emu.controller.security import security_receive, security_send
@@ -29,9 +30,10 @@ from nvme_emu.spec.opcodes import AdminOpcode
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
+    from nvme_emu.controller.config import ControllerConfig
     from nvme_emu.controller.controller import Controller
 
-__all__ = ["ADMIN_HANDLERS", "abort"]
+__all__ = ["ADMIN_HANDLERS", "OPTIONAL_ADMIN_HANDLERS", "abort", "handlers_of"]
 
 _ADMIN_SQID: Final = 0
 
@@ -104,3 +106,15 @@ ADMIN_HANDLERS: Final[dict[int, Handler]] = {
     AdminOpcode.SECURITY_RECEIVE: security_receive,
     AdminOpcode.GET_LBA_STATUS: get_lba_status,
 }
+
+OPTIONAL_ADMIN_HANDLERS: Final[dict[int, Handler]] = {
+    AdminOpcode.DOORBELL_BUFFER_CONFIG: doorbell_buffer_config,
+}
+"""Commands that a controller offers only where its configuration says so."""
+
+
+def handlers_of(config: ControllerConfig) -> dict[int, Handler]:
+    """The admin commands of a controller."""
+    if config.shadow_doorbells and not config.message_based:
+        return {**ADMIN_HANDLERS, **OPTIONAL_ADMIN_HANDLERS}
+    return ADMIN_HANDLERS

@@ -91,10 +91,7 @@ class ControllerConfig:
     rab: int = 6
     npss_z: int = 0
     volatile_write_cache: bool = True
-    zns: ZnsConfig | None = None
     sgls: int = 1
-
-    # The subsystem
     zns: ZnsConfig | None = None
 
     # Queues and interrupts: CAP.CQR, the interrupt pin, OACS bit 8 and how long after the last news the controller
@@ -103,6 +100,8 @@ class ControllerConfig:
     intx: bool = True
     shadow_doorbells: bool = False
     shadow_poll_ns: int = 0
+
+    # The subsystem
     controllers: int = 1
     ana_groups: int = 0
     endurance_group: bool = True
@@ -168,18 +167,18 @@ class ControllerConfig:
         _check("controllers", self.controllers, 1, CONTROLLERS_MAX, "controllers that are made together")
         _check("ana_groups", self.ana_groups, 0, self.namespaces_max, "not more groups than namespaces")
         _check("rtd3e_us", self.rtd3e_us, 0, 0xFFFF_FFFF, "RTD3 Entry Latency")
-        _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")
-
-    @property
-    def mqes_z(self) -> int:
-        """CAP.MQES: the largest queue, zero-based."""
-        return self.queue_entries_max - 1
         _check("shadow_poll_ns", self.shadow_poll_ns, 0, 1000 * _MS, "patience")
         if self.shadow_doorbells and 2 * (self.io_queues_max + 1) * self.doorbell_stride > 4096 << self.mpsmin:
             raise ValueError(
                 f"shadow_doorbells with io_queues_max={self.io_queues_max} and dstrd={self.dstrd}: "
                 "the doorbells do not fit into a page (Base 2.1, 5.2.5)"
             )
+        _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")
+
+    @property
+    def mqes_z(self) -> int:
+        """CAP.MQES: the largest queue, zero-based."""
+        return self.queue_entries_max - 1
 
     @property
     def mdts_bytes(self) -> int:

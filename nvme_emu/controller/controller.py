@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nvme_emu._core import COMPILED, DeviceState
-from nvme_emu.controller.admin import ADMIN_HANDLERS
+from nvme_emu.controller.admin import handlers_of
 from nvme_emu.controller.ana import AnaReport
 from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
@@ -42,6 +42,7 @@ from nvme_emu.controller.pcie.interrupts import Interrupts
 from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
 from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
 from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
+from nvme_emu.controller.pcie.shadow import ShadowDoorbells
 from nvme_emu.controller.reservation_state import ReservationNotices
 from nvme_emu.controller.self_test import SelfTest
 from nvme_emu.controller.subsystem import NvmSubsystem
@@ -129,7 +130,11 @@ class Controller(DeviceState):
         self.rng = rng
         self.strict = strict
         self.internal_error: Exception | None = None
-        self.admin_handlers = ADMIN_HANDLERS
+        self.admin_handlers = handlers_of(config)
+        self.shadow: ShadowDoorbells | None = None
+        """What the host has set up with Doorbell Buffer Config."""
+        self.wants_heads = False
+        """Whether each head doorbell counts at once, as it does for an interrupt that is a level."""
         self.identify_fields: dict[str, Any] = {}
         """Fields of Identify Controller that a front door other than PCI Express adds or has its own way."""
         self.notices_offered = notices_offered(config, self.subsystem.zns is not None)
@@ -224,16 +229,22 @@ class Controller(DeviceState):
             emit = self.trace.emit
             if emit is not None:
                 emit(Doorbell(self.now_ns, qid, False, tail))
-            sq = self.rings.sqs.get(qid)
-            if sq is None or not (self.running or self.registers.paused):
-                self._bad_doorbell(qid, tail, "submission", sq is None)
-            elif sq.move_tail(tail):
-                if not sq.in_line:
-                    self.arbiter.add(sq)
-            else:
-                self._bad_doorbell(qid, tail, "submission", False)
+            known = tail if self.shadow is None else self.shadow.rung(qid, False, tail)
+            if known is not None:
+                self.take_tail(qid, known)
         except Exception as error:
             self.broken(error)
+
+    def take_tail(self, qid: int, tail: int) -> None:
+        """What the host has told of a submission queue, wherever it did."""
+        sq = self.rings.sqs.get(qid)
+        if sq is None or not (self.running or self.registers.paused):
+            self._bad_doorbell(qid, tail, "submission", sq is None)
+        elif sq.move_tail(tail):
+            if not sq.in_line:
+                self.arbiter.add(sq)
+        else:
+            self._bad_doorbell(qid, tail, "submission", False)
 
     def ring_cq(self, qid: int, head: int) -> None:
         """Completion queue `qid`'s head doorbell was written."""
@@ -241,18 +252,24 @@ class Controller(DeviceState):
             emit = self.trace.emit
             if emit is not None:
                 emit(Doorbell(self.now_ns, qid, True, head))
-            cq = self.rings.cqs.get(qid)
-            if cq is None or not cq.move_head(head):
-                self._bad_doorbell(qid, head, "completion", cq is None)
-                return
-            while cq.backlog and cq.free:
-                late = cq.backlog.popleft()
-                cq.free -= 1
-                self._post(late.sq, late.cid, late.status, late.dw0)
-            if cq.blocked and cq.free:
-                self.arbiter.unpark(cq)
+            known = head if self.shadow is None else self.shadow.rung(qid, True, head)
+            if known is not None:
+                self.take_head(qid, known)
         except Exception as error:
             self.broken(error)
+
+    def take_head(self, qid: int, head: int) -> None:
+        """What the host has told of a completion queue, wherever it did."""
+        cq = self.rings.cqs.get(qid)
+        if cq is None or not cq.move_head(head):
+            self._bad_doorbell(qid, head, "completion", cq is None)
+            return
+        while cq.backlog and cq.free:
+            late = cq.backlog.popleft()
+            cq.free -= 1
+            self._post(late.sq, late.cid, late.status, late.dw0)
+        if cq.blocked and cq.free:
+            self.arbiter.unpark(cq)
 
     def step(self, now_ns: int) -> None:
         """Do all work that is due at `now_ns`, at most `config.step_commands_max` commands of it."""
@@ -262,10 +279,14 @@ class Controller(DeviceState):
                 self._state_timer()
             if self.timers and self.timers[0][0] <= now_ns:
                 self.subsystem.run_timers(now_ns)
+            if self.shadow is not None:
+                self.shadow.look()
             if self.inflight.is_due(now_ns):
                 self.end_due()
             if self.arbiter.line and self.running:
                 self._fetch()
+            if self.shadow is not None:
+                self.shadow.settle()
         except Exception as error:
             self.broken(error)
 
@@ -422,7 +443,7 @@ class Controller(DeviceState):
         """False, and CSTS.CFS, when the host has taken the memory of a queue away."""
         if self.rings.generation == self.memory.generation:
             return True
-        lost = self.rings.lost()
+        lost = self.rings.lost(self.shadow)
         if lost is not None:
             self.fail(lost)
         return lost is None
@@ -579,6 +600,9 @@ class Controller(DeviceState):
         self._drop_commands()
         self.arbiter.clear()
         self.rings.clear()
+        if self.shadow is not None:
+            self.shadow.close()
+            self.shadow = None
         self.coalescer.reset()
         self.interrupts.reset()
         self.features.reset(self.now_ns)

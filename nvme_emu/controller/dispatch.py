@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from nvme_emu.controller.command import Handler
     from nvme_emu.controller.controller import Controller
     from nvme_emu.controller.pcie.rings import SubmissionQueue
-
     from nvme_emu.controller.pcie.shadow import ShadowDoorbells
+
 __all__ = ["device_lane", "doorbell_cq", "doorbell_sq", "due", "end_due", "go_on", "run_one", "run_plain", "run_turn"]
 
 # What a plain read or write needs of its entry: opcode, flags, cid, nsid, prp1, prp2, slba, cdw12.
@@ -62,7 +62,6 @@ def doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tup
 
     Where nothing stands in line and nobody listens, the queue is served without going through the line.
     """
-    if ctrl.compiled:
     if ctrl.shadow is not None:
         return _shadowed_sq(ctrl, ctrl.shadow, qid, tail, now_ns)
     return _doorbell_sq(ctrl, qid, tail, now_ns)
@@ -112,6 +111,7 @@ def _shadowed_cq(
 
 
 def _doorbell_sq(ctrl: Controller, qid: int, tail: int, now_ns: int) -> tuple[tuple[int, ...], int | None]:
+    if ctrl.compiled:
         try:
             answer = ctrl.ring_compiled(qid, tail, now_ns)
         except Exception as error:
@@ -173,13 +173,13 @@ def _line_up(ctrl: Controller, sq: SubmissionQueue) -> None:
 
 def doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
     """``ring_cq`` and what may follow from it, as :func:`doorbell_sq`; None where nothing follows."""
-    if ctrl.compiled and ctrl.head_compiled(qid, head, now_ns):
     if ctrl.shadow is not None:
         return _shadowed_cq(ctrl, ctrl.shadow, qid, head, now_ns)
     return _doorbell_cq(ctrl, qid, head, now_ns)
 
 
 def _doorbell_cq(ctrl: Controller, qid: int, head: int, now_ns: int) -> tuple[tuple[int, ...], int | None] | None:
+    if ctrl.compiled and ctrl.head_compiled(qid, head, now_ns):
         return None
     cq = ctrl.rings.cqs.get(qid)
     idle = ctrl.trace.emit is None and not ctrl.arbiter.line and ctrl.running and not ctrl.inflight.is_due(now_ns)
