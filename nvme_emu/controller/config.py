@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nvme_emu.controller.power_states import POWER_STATES_MAX, PowerState
 from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.spec.registers import CAP_CSS_ADMIN, CAP_CSS_IOCS, CAP_CSS_NVM
 
@@ -90,6 +91,8 @@ class ControllerConfig:
     elpe_z: int = 63
     rab: int = 6
     npss_z: int = 0
+    power_states: tuple[PowerState, ...] = ()
+    temperature_sensors: int = 0
     volatile_write_cache: bool = True
     sgls: int = 1
     zns: ZnsConfig | None = None
@@ -155,7 +158,12 @@ class ControllerConfig:
         if self.zns is not None and self.mdts and self.zns.zasl > self.mdts:
             raise ValueError(f"zns: zasl={self.zns.zasl} is above mdts={self.mdts}")
         _check("streams_max", self.streams_max, 0, 0xFFFF, "Max Streams Limit; 0 is no Streams directive")
+        if len(self.power_states) > POWER_STATES_MAX or (self.power_states and not self.power_states[0].operational):
+            raise ValueError(f"power_states: at most {POWER_STATES_MAX}, of which the first does I/O (8.1.17)")
+        if self.power_states:
+            object.__setattr__(self, "npss_z", len(self.power_states) - 1)
         _check("npss_z", self.npss_z, 0, 31, "power states, zero-based")
+        _check("temperature_sensors", self.temperature_sensors, 0, 8, "Temperature Sensors 1 to 8 of SMART")
         for name in ("ready_ns", "reset_ns"):
             _check(name, getattr(self, name), 0, self.ready_timeout_ms * _MS, "at most ready_timeout_ms")
         _check("shutdown_ns", self.shutdown_ns, 0, self.rtd3e_us * 1000, "not longer than rtd3e_us")
@@ -174,6 +182,11 @@ class ControllerConfig:
                 "the doorbells do not fit into a page (Base 2.1, 5.2.5)"
             )
         _check("step_commands_max", self.step_commands_max, 1, 1 << 20, "bound of one step")
+
+    @property
+    def has_idle_states(self) -> bool:
+        """Whether there are power states in which the controller does no I/O."""
+        return any(not state.operational for state in self.power_states)
 
     @property
     def mqes_z(self) -> int:

@@ -43,6 +43,7 @@ from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
 from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
 from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
 from nvme_emu.controller.pcie.shadow import ShadowDoorbells
+from nvme_emu.controller.power import Power
 from nvme_emu.controller.reservation_state import ReservationNotices
 from nvme_emu.controller.self_test import SelfTest
 from nvme_emu.controller.subsystem import NvmSubsystem
@@ -157,6 +158,7 @@ class Controller(DeviceState):
         self.ana = AnaReport(self)
         self.endurance = EnduranceEvents(self)
         self.logs = Logs(self)
+        self.power = Power(self)
         self.self_test = SelfTest(self)
         self.telemetry = Telemetry(self)
         self.reservation_notices = ReservationNotices(self)
@@ -611,6 +613,7 @@ class Controller(DeviceState):
         self.ana.reset()
         self.endurance.reset()
         self.logs.reset()
+        self.power.reset()
         self.subsystem.controller_reset(self, what is Input.SUBSYSTEM_RESET)
         self.apply_features()
         if what is Input.SUBSYSTEM_RESET:

@@ -7,16 +7,23 @@ refused with Invalid Field in Command.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.endurance import ENDGID
+from nvme_emu.controller.feature_base import DataFeature, Feature
+from nvme_emu.controller.feature_base import refuse as _refuse
+from nvme_emu.controller.feature_power import (
+    POWER_FEATURES,
+    TEMPERATURE_CRITICAL_K,
+    TEMPERATURE_WARNING_K,
+    THRESHOLD_OVER,
+    THRESHOLD_UNDER,
+)
 from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import PRP1, location
 from nvme_emu.controller.nvm_copy import COPY_FORMATS
 from nvme_emu.controller.zoned_admin import check_profile
 from nvme_emu.core.errors import CommandError
-from nvme_emu.spec.base import Structure
-from nvme_emu.spec.bits import BitLayout
 from nvme_emu.spec.endurance import ENDURANCE_GROUP_WARNING
 from nvme_emu.spec.feature_data import HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP, TIMESTAMP_ATTRIBUTES
 from nvme_emu.spec.features import (
@@ -30,17 +37,15 @@ from nvme_emu.spec.features import (
     IO_COMMAND_SET_PROFILE,
     KEEP_ALIVE_TIMER,
     NUMBER_OF_QUEUES,
-    POWER_MANAGEMENT,
     RESERVATION_MASK,
     RESERVATION_PERSISTENCE,
     SANITIZE_CONFIG,
-    TEMPERATURE_THRESHOLD,
     VOLATILE_WRITE_CACHE,
     WRITE_ATOMICITY,
     WRITE_PROTECTION,
     Fid,
 )
-from nvme_emu.spec.logs import SCOPE_CONTROLLER, SCOPE_ENDURANCE_GROUP
+from nvme_emu.spec.logs import SCOPE_ENDURANCE_GROUP
 from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
@@ -61,97 +66,15 @@ __all__ = [
     "Feature",
 ]
 
-TEMPERATURE_WARNING_K: Final = 343
-"""WCTEMP, and the default over temperature threshold: 70 degrees Celsius, as consumer drives report it."""
-TEMPERATURE_CRITICAL_K: Final = 353
-"""CCTEMP: 80 degrees Celsius."""
-
-NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan", "fan", "tln", "ansan")
+NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan", "fan", "tln", "tthry", "ansan")
 """The notices that this controller sends: bits of feature 0Bh, which are those of OAES."""
-
-THRESHOLD_OVER: Final = 0
-THRESHOLD_UNDER: Final = 1
 
 NS_PER_MS: Final = 1_000_000
 KAS_UNIT_MS: Final = 100
 TIMESTAMP_MODULUS: Final = 1 << 48
-_TEMPERATURE_COMPOSITE: Final = 0x0
-_TEMPERATURE_ALL: Final = 0xF
 _QUEUES_INVALID_Z: Final = 0xFFFF
 _CDFE_FORMATS: Final = 0b1100
 """Copy descriptor formats that the host must enable: 2h and 3h."""
-
-
-def _refuse(layout: BitLayout, field: str) -> CommandError:
-    return CommandError(Status.INVALID_FIELD, location=location(11, layout, field))
-
-
-class Feature:
-    """A feature whose value is Command Dword 11 of Set Features and Dword 0 of Get Features' completion.
-
-    ``lasting`` says whether it makes sense to save it; it is saveable where there is storage for that.
-    ``per_namespace`` features have a value for each namespace.
-    """
-
-    layout: ClassVar[BitLayout]
-    lasting: ClassVar[bool] = True
-    per_namespace: ClassVar[bool] = False
-    scope: ClassVar[int] = SCOPE_CONTROLLER
-    """What log page 12h says that it is of; a namespace for those of a namespace."""
-
-    def offered(self, config: ControllerConfig) -> bool:
-        """Whether this controller has the feature at all."""
-        return True
-
-    def default(self, config: ControllerConfig, selector: int) -> int:
-        """The default value."""
-        return 0
-
-    def selector(self, ctrl: Controller, cdw11: int, setting: bool) -> int:
-        """Which of several values CDW11 means. Raises CommandError for one that does not exist."""
-        return 0
-
-    def accept(self, ctrl: Controller, cdw11: int) -> int:
-        """The value that CDW11 of Set Features holds. Raises CommandError."""
-        return cdw11 & ~self.layout.reserved_mask
-
-    def result(self, value: int) -> int:
-        """Dword 0 of Set Features' completion when ``value`` was accepted."""
-        return 0
-
-    def changeable(self, ctrl: Controller, nsid: int) -> bool:
-        """Whether Set Features may change it now."""
-        return True
-
-    def live(self, ctrl: Controller, nsid: int) -> int | None:
-        """The current value where something else keeps it (a namespace that several controllers share)."""
-        return None
-
-    def apply(self, ctrl: Controller, nsid: int, value: int) -> None:
-        """Set Features has made ``value`` current."""
-
-
-class DataFeature(Feature):
-    """A feature whose value is a data structure; it is kept as an integer whose meaning is its own."""
-
-    lasting = False
-    structure: ClassVar[Structure]
-
-    def nbytes(self, ctrl: Controller, cdw11: int) -> int:
-        """Bytes of the data. Raises CommandError for attributes that are wrong."""
-        return self.structure.size
-
-    def accept_data(self, ctrl: Controller, data: bytes) -> int:
-        """The value in the host's data. Raises CommandError."""
-        raise NotImplementedError
-
-    def data(self, ctrl: Controller, value: int | None) -> bytes:
-        """The current data; ``value`` is None as long as the host has not set one."""
-        raise NotImplementedError
-
-    def default_data(self) -> bytes:
-        """The default as data."""
-        raise NotImplementedError
 
 
 class _Arbitration(Feature):
@@ -159,38 +82,6 @@ class _Arbitration(Feature):
 
     def default(self, config: ControllerConfig, selector: int) -> int:
         return ARBITRATION.pack(ab=config.rab)
-
-
-class _PowerManagement(Feature):
-    layout = POWER_MANAGEMENT
-
-    def accept(self, ctrl: Controller, cdw11: int) -> int:
-        if POWER_MANAGEMENT["ps"].extract(cdw11) > ctrl.config.npss_z:
-            raise _refuse(POWER_MANAGEMENT, "ps")
-        return super().accept(ctrl, cdw11)
-
-
-class _TemperatureThreshold(Feature):
-    """Thresholds of the Composite Temperature; there are no other sensors. Hysteresis is not offered."""
-
-    layout = TEMPERATURE_THRESHOLD
-
-    def default(self, config: ControllerConfig, selector: int) -> int:
-        over = selector == THRESHOLD_OVER
-        return TEMPERATURE_THRESHOLD.pack(tmpth=TEMPERATURE_WARNING_K if over else 0, thsel=selector)
-
-    def selector(self, ctrl: Controller, cdw11: int, setting: bool) -> int:
-        fields = TEMPERATURE_THRESHOLD.unpack(cdw11)
-        every = setting and fields.tmpsel == _TEMPERATURE_ALL
-        if fields.tmpsel != _TEMPERATURE_COMPOSITE and not every:
-            raise _refuse(TEMPERATURE_THRESHOLD, "tmpsel")
-        if fields.thsel not in (THRESHOLD_OVER, THRESHOLD_UNDER):
-            raise _refuse(TEMPERATURE_THRESHOLD, "thsel")
-        return int(fields.thsel)
-
-    def accept(self, ctrl: Controller, cdw11: int) -> int:
-        fields = TEMPERATURE_THRESHOLD.unpack(cdw11)
-        return TEMPERATURE_THRESHOLD.pack(tmpth=fields.tmpth, thsel=fields.thsel)
 
 
 class _ErrorRecovery(Feature):
@@ -457,9 +348,8 @@ def _now_ms(ctrl: Controller) -> int:
 
 
 FEATURES: Final[dict[int, Feature]] = {
+    **POWER_FEATURES,
     Fid.ARBITRATION: _Arbitration(),
-    Fid.POWER_MANAGEMENT: _PowerManagement(),
-    Fid.TEMPERATURE_THRESHOLD: _TemperatureThreshold(),
     Fid.ERROR_RECOVERY: _ErrorRecovery(),
     Fid.VOLATILE_WRITE_CACHE: _VolatileWriteCache(),
     Fid.NUMBER_OF_QUEUES: _NumberOfQueues(),

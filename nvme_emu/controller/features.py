@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.ana import check_feature
 from nvme_emu.controller.feature_kinds import FEATURES, NS_PER_MS, TIMESTAMP_MODULUS, DataFeature, Feature
+from nvme_emu.controller.feature_power import idle_table, threshold_selector
 from nvme_emu.controller.locations import NSID, location
 from nvme_emu.controller.nvm_access import fail_medium
 from nvme_emu.core.errors import CommandError
@@ -31,7 +32,7 @@ from nvme_emu.spec.commands import (
     SEL_SUPPORTED,
     SET_FEATURES_CDW10,
 )
-from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo, AsyncSmartInfo
+from nvme_emu.spec.events import AsyncEventType, AsyncImmediateInfo, AsyncNoticeInfo, AsyncSmartInfo
 from nvme_emu.spec.feature_data import HOST_BEHAVIOR
 from nvme_emu.spec.features import (
     ARBITRATION,
@@ -59,6 +60,7 @@ FeatureKey = tuple[int, int, int]
 """(feature identifier, namespace or 0, selector)."""
 
 _NO_BURST_LIMIT: Final = ARBITRATION["ab"].value_max
+_RECOVERED: Final = AsyncImmediateInfo.TEMPERATURE_THRESHOLD_HYSTERESIS_RECOVERY
 _FID = location(10, GET_FEATURES_CDW10, "fid")
 _SEL = location(10, GET_FEATURES_CDW10, "sel")
 _SV = location(10, SET_FEATURES_CDW10, "sv")
@@ -127,6 +129,13 @@ class Features:
     def host_value(self, fid: int) -> int | None:
         """What the host set since the last reset; None if it did not."""
         return self._current.get((fid, 0, 0))
+
+    def kept(self, fid: int, sel: int = SEL_CURRENT) -> int | None:
+        """The value of a feature that is a data structure, as it was set or saved; None if it was not."""
+        value = self._current.get((fid, 0, 0)) if sel == SEL_CURRENT else None
+        if value is None and sel != SEL_DEFAULT and self._saved is not None:
+            value = self._saved.get((fid, 0, 0))
+        return value
 
     def store(self, key: FeatureKey, value: int, save: bool = False) -> None:
         """Make ``value`` current, and the saved one too with ``save``."""
@@ -197,10 +206,17 @@ class Features:
         value = self.current(Fid.INTERRUPT_VECTOR_CONFIG, selector=vector)
         return bool(INTERRUPT_VECTOR_CONFIG["cd"].extract(value))
 
-    def temperature_threshold_k(self, selector: int) -> int:
-        """The over or under threshold of the Composite Temperature, in kelvins."""
-        value = self.current(Fid.TEMPERATURE_THRESHOLD, selector=selector)
-        return int(TEMPERATURE_THRESHOLD["tmpth"].extract(value))
+    def temperature_threshold_k(self, sensor: int, kind: int) -> tuple[int, int]:
+        """(threshold, hysteresis) of the Composite Temperature (0) or a sensor, over or under, in kelvins."""
+        value = self.current(Fid.TEMPERATURE_THRESHOLD, selector=threshold_selector(sensor, kind))
+        fields = TEMPERATURE_THRESHOLD.unpack(value)
+        return fields.tmpth, fields.tmpthh
+
+    @property
+    def idle_transitions(self) -> tuple[bool, list[tuple[int, int]]]:
+        """Whether the controller may change its power state by itself; (ITPS, ITPT in ms) from each state."""
+        value = self.kept(Fid.AUTONOMOUS_POWER_STATE_TRANSITION) or 0
+        return bool(value & 1), idle_table(value) if value & 1 else []
 
     @property
     def smart_events_enabled(self) -> int:
@@ -223,6 +239,8 @@ class Features:
         """Whether the host wants an asynchronous event; errors and one-time events cannot be turned off."""
         if event_type == AsyncEventType.SMART:
             return bool(self.smart_events_enabled & _WARNINGS_OF_SMART_INFO.get(info, 0))
+        if event_type == AsyncEventType.IMMEDIATE and info == _RECOVERED:
+            return bool(self.current(Fid.ASYNC_EVENT_CONFIG) & ASYNC_EVENT_CONFIG.mask("tthry"))
         if event_type == AsyncEventType.NOTICE:
             return bool(self.current(Fid.ASYNC_EVENT_CONFIG) & _CONFIG_OF_NOTICE.get(info, 0))
         return True
@@ -277,14 +295,17 @@ def set_features(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.FEATURE_NOT_CHANGEABLE, location=_FID)
     if isinstance(feature, DataFeature):
         data = ctrl.receive(cmd, feature.nbytes(ctrl, cmd.cdw11))
-        features.store((head.fid, 0, 0), feature.accept_data(ctrl, data))
+        value = feature.accept_with(ctrl, cmd.cdw11, data)
+        features.store((head.fid, 0, 0), value, bool(head.sv))
+        feature.apply(ctrl, 0, value)
         return 0
-    selector = feature.selector(ctrl, cmd.cdw11, True)
+    selectors = feature.selectors(ctrl, cmd.cdw11)
     value = feature.accept(ctrl, cmd.cdw11)
     if head.fid == Fid.VOLATILE_WRITE_CACHE:
         _flush_before_write_through(ctrl, cmd.cdw11)
     for nsid in nsids:
-        features.store((head.fid, nsid, selector), value, bool(head.sv))
+        for selector in selectors:
+            features.store((head.fid, nsid, selector), feature.value_of(selector, value), bool(head.sv))
         feature.apply(ctrl, nsid, value)
     if head.fid in (Fid.TEMPERATURE_THRESHOLD, Fid.ASYNC_EVENT_CONFIG):
         ctrl.logs.health.evaluate()
@@ -321,11 +342,11 @@ def get_features(ctrl: Controller, cmd: Command) -> int:
             changeable=int(feature.changeable(ctrl, nsid)),
         )
     if isinstance(feature, DataFeature):
-        current = head.sel == SEL_CURRENT
-        value = features.host_value(head.fid)
-        data = feature.data(ctrl, value) if current else feature.default_data()
+        value = features.kept(head.fid, head.sel)
+        known = value is not None or head.sel == SEL_CURRENT
+        data = feature.data(ctrl, value) if known else feature.default_data()
         ctrl.send(cmd, data[: feature.nbytes(ctrl, cmd.cdw11)])
-        return 0
+        return feature.dw0(value)
     selector = feature.selector(ctrl, cmd.cdw11, False)
     if head.sel == SEL_DEFAULT:
         return features.default(head.fid, selector)

@@ -18,7 +18,7 @@ from nvme_emu.controller.feature_kinds import (
     THRESHOLD_UNDER,
 )
 from nvme_emu.controller.lasting_parts import natural
-from nvme_emu.spec.events import AsyncEventType, AsyncSmartInfo
+from nvme_emu.spec.events import AsyncEventType, AsyncImmediateInfo, AsyncSmartInfo
 from nvme_emu.spec.logs import CRITICAL_WARNING, Lid
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ class Health:
         self._available_spare = 100
         self._percentage_used = 0
         self._reliability_degraded = False
+        self._sensors_k: list[int | None] = [None] * ctrl.config.temperature_sensors
+        self._beyond: set[tuple[int, int]] = set()
+        """The thresholds, as (sensor, kind), beyond which a temperature is, or has not come back far enough."""
         self._raised = 0
         self._seen_ns: int | None = None
         self._on_ns = 0
@@ -76,7 +79,24 @@ class Health:
     @temperature_k.setter
     def temperature_k(self, value: int) -> None:
         self.tick()
+        before_k = self._temperature_k
         self._temperature_k = _in_range("temperature_k", value, _TEMPERATURE_MAX_K)
+        if before_k < TEMPERATURE_WARNING_K <= value:
+            over_k = value - TEMPERATURE_WARNING_K
+            self._ctrl.subsystem.persistent_events.thermal_excursion(self._ctrl, over_k)
+        self.evaluate()
+        self._ctrl.power.look_at_temperature()
+
+    @property
+    def sensors_k(self) -> list[int]:
+        """Temperature Sensors 1 to 8, those that there are, in kelvins; the composite one where none was set."""
+        return [self._temperature_k if kelvins is None else kelvins for kelvins in self._sensors_k]
+
+    def set_sensor(self, number: int, kelvins: int) -> None:
+        """Set a sensor, counted from 1. ValueError for one that is not there."""
+        if not 1 <= number <= len(self._sensors_k):
+            raise ValueError(f"temperature sensor {number}: this controller has {len(self._sensors_k)}")
+        self._sensors_k[number - 1] = _in_range("temperature", kelvins, _TEMPERATURE_MAX_K)
         self.evaluate()
 
     @property
@@ -113,14 +133,26 @@ class Health:
     @property
     def critical_warning(self) -> int:
         """The Critical Warning byte as it is now, whatever the host has enabled."""
-        threshold_k = self._ctrl.features.temperature_threshold_k
-        over, under = threshold_k(THRESHOLD_OVER), threshold_k(THRESHOLD_UNDER)
-        outside = self._temperature_k >= over or self._temperature_k <= under
+        self._compare()
         return CRITICAL_WARNING.pack(
             ascbt=int(self._available_spare < self.spare_threshold),
-            ttc=int(outside),
+            ttc=int(bool(self._beyond)),
             ndr=int(self._reliability_degraded),
         )
+
+    def _compare(self) -> bool:
+        """Hold the temperatures against their thresholds; True when one has come back by its hysteresis."""
+        recovered = False
+        for sensor, kelvins in enumerate((self._temperature_k, *self.sensors_k)):
+            for kind, sign in ((THRESHOLD_OVER, 1), (THRESHOLD_UNDER, -1)):
+                threshold_k, hysteresis_k = self._ctrl.features.temperature_threshold_k(sensor, kind)
+                excess_k = sign * (kelvins - threshold_k)
+                if excess_k >= 0:
+                    self._beyond.add((sensor, kind))
+                elif excess_k <= -hysteresis_k and (sensor, kind) in self._beyond:
+                    self._beyond.remove((sensor, kind))
+                    recovered = recovered or hysteresis_k > 0
+        return recovered
 
     @property
     def power_on_hours(self) -> int:
@@ -150,6 +182,9 @@ class Health:
 
     def evaluate(self) -> None:
         """Raise the event of each warning that is there, enabled, and not raised yet."""
+        if self._compare() and not self._beyond:
+            recovered = AsyncImmediateInfo.TEMPERATURE_THRESHOLD_HYSTERESIS_RECOVERY
+            self._ctrl.events.post(AsyncEventType.IMMEDIATE, recovered, Lid.SMART_HEALTH)
         present = self.critical_warning & self._ctrl.features.smart_events_enabled
         new = present & ~self._raised
         self._raised = present
@@ -181,4 +216,5 @@ class Health:
         """Controller Level Reset: how the device is stays, and is told again where 0Bh was saved."""
         self.tick()
         self._raised = 0
+        self._beyond.clear()
         self.evaluate()

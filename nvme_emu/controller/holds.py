@@ -18,6 +18,7 @@ class Hold(Enum):
     METADATA = "has metadata"
     ZONED = "is zoned"
     ANA = "in an ANA group that not every controller reaches"
+    POWER = "the controller is in a power state without I/O, or on its way"
 
 
 class WriteProtection(Enum):

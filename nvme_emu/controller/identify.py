@@ -36,10 +36,6 @@ from typing import TYPE_CHECKING, Any, Final
 from nvme_emu.controller.ana import ANA_CAPABILITIES, ANA_TRANSITION_S
 from nvme_emu.controller.data_pointer import sgl_support
 from nvme_emu.controller.endurance import endurance_group_list, group_of
-from nvme_emu.controller.feature_kinds import (
-    TEMPERATURE_CRITICAL_K,
-    TEMPERATURE_WARNING_K,
-)
 from nvme_emu.controller.firmware import SLOTS
 from nvme_emu.controller.format_nvm import FORMAT_ATTRIBUTES
 from nvme_emu.controller.holds import WriteProtection
@@ -48,6 +44,7 @@ from nvme_emu.controller.namespace import LBA_FORMATS
 from nvme_emu.controller.nvm import NVM_HANDLERS
 from nvme_emu.controller.nvm_copy import COPY_BLOCKS_MAX, COPY_FORMATS, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX
 from nvme_emu.controller.persistent_events import PELS, sanicap
+from nvme_emu.controller.power_identify import describe_power
 from nvme_emu.controller.reservations import RESERVATION_CAPABILITIES
 from nvme_emu.controller.zoned_admin import (
     ZONED_IDENTIFIES,
@@ -113,7 +110,6 @@ _ATOMIC_BLOCKS_Z: Final = 0xFFFF
 _WRITE_PROTECTION_STATES: Final = NWPC.pack(nwpwps=1, wpupcs=1, pwps=1)
 _CNTID_SELF: Final = 0xFFFF
 _CONTROLLERS_LISTED_MAX: Final = 2047
-_POWER_MAX_CENTIWATTS: Final = 825
 _NVM_COMMAND_SET_VERSION: Final = VS.pack(mjr=1, mnr=1)
 
 _CNS = location(10, IDENTIFY_CDW10, "cns")
@@ -267,12 +263,6 @@ def _iocs_namespace_format(ctrl: Controller, cmd: Command) -> bytes:
     return IDENTIFY_NVM_NAMESPACE.build()
 
 
-def _power_states(config: ControllerConfig) -> list[dict[str, int]]:
-    """Operational states of falling power; the device is as fast in each of them."""
-    count = config.npss_z + 1
-    return [{"mp": max(1, _POWER_MAX_CENTIWATTS * (count - state) // count)} for state in range(count)]
-
-
 def _attributes(config: ControllerConfig) -> int:
     # Behind a fabric any command is as good as Keep Alive.
     return CTRATT.pack(hids=1, rhii=1, egs=int(config.endurance_group), tbkas=int(config.message_based))
@@ -314,10 +304,7 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "lpa": LPA.pack(cses=1, lpeds=1, ts=1, pes=1, mlps=1),
         "pels": PELS,
         "elpe_z": config.elpe_z,
-        "npss_z": config.npss_z,
         "kas": config.kas,
-        "wctemp": TEMPERATURE_WARNING_K,
-        "cctemp": TEMPERATURE_CRITICAL_K,
         "tnvmcap": ctrl.subsystem.capacity.total,
         "unvmcap": ctrl.subsystem.capacity.unallocated,
         "sqes": SQES.pack(required=SQES_LOG2, maximum=SQES_LOG2),
@@ -335,7 +322,6 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "endgidmax": group_of(config),
         "vwc": VWC.pack(vwcp=int(config.volatile_write_cache), fb=_FLUSH_BROADCAST_SUPPORTED),
         "subnqn": config.subnqn or default_subnqn(config),
-        "psd": _power_states(config),
         "sgls": sgl_support(config),
     }
     if config.ana_groups:
@@ -345,6 +331,7 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
             "anagrpmax": config.ana_groups,
             "nanagrpid": config.ana_groups,
         }
+    describe_power(config, fields)
     fields.update(ctrl.identify_fields)
     return IDENTIFY_CONTROLLER.build(**fields)
 

@@ -27,7 +27,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
 from nvme_emu._core import LatencyCountersState, LatencyState
-from nvme_emu.controller.profiles import DeviceProfile
+from nvme_emu.controller.profiles import DeviceProfile, slower
 from nvme_emu.core.trace import DieBusy
 
 if TYPE_CHECKING:
@@ -93,23 +93,20 @@ class LatencyModel(LatencyState):
             raise ValueError(f"profile {profile.name} has jitter or retries: a random generator is needed")
         super().__init__()
         self.profile = profile
+        self._nominal = profile
         self._rng = rng
         self.instant = profile.instant
         self._dies = profile.dies
         self._channels = profile.channels
         self._page = profile.page_bytes
         self._unit = profile.page_bytes * profile.planes
-        self._read_ns = profile.read_ns
         self._read_types = len(profile.read_ns)
         # A random 20-bit number below this is a retry.
         self._retry_below = (profile.retry_ppm << 20) // 1_000_000
         self._scatters = bool(profile.jitter_ns or profile.retry_ppm)
         # What the compiled gait asks of the profile; it does reads, and those of no subclass.
         self._compiled = type(self) is LatencyModel and not profile.instant
-        self._command_ns = profile.command_ns
-        self._read_overhead_ns = profile.read_overhead_ns
-        self._bus = profile.bus_mb_s
-        self._read_link = profile.read_link_mb_s
+        self._take(profile)
         self._jitter_ns = profile.jitter_ns
         self._retry_ns = profile.retry_ns
         self.counters = LatencyCounters(self._dies, self._channels)
@@ -117,6 +114,22 @@ class LatencyModel(LatencyState):
         """Where the dies' work is told, while somebody listens."""
         self._now_ns = 0
         self.reset()
+
+    def _take(self, profile: DeviceProfile) -> None:
+        self.profile = profile
+        self._read_ns = profile.read_ns
+        self._command_ns = profile.command_ns
+        self._read_overhead_ns = profile.read_overhead_ns
+        self._bus = profile.bus_mb_s
+        self._read_link = profile.read_link_mb_s
+
+    def pace(self, pct: int) -> None:
+        """From now on everything takes this many percent of what the profile says; at least 100."""
+        self._take(self._nominal if pct == 100 else slower(self._nominal, pct))
+
+    def busy_until(self, when_ns: int) -> None:
+        """Commands that arrive before then wait until then."""
+        self._command_free = max(self._command_free, when_ns)
 
     def reset(self) -> None:
         """Forget the work in flight, as after a power cycle. The counters go on."""

@@ -218,6 +218,8 @@ def _smart_health(ctrl: Controller, cmd: Command) -> bytes:
         num_err_log_entries=ctrl.error_log.error_count,
         warning_temp_time=health.warning_minutes,
         critical_temp_time=health.critical_minutes,
+        temperature_sensor=health.sensors_k,
+        **ctrl.power.smart_fields(),
     )
 
 

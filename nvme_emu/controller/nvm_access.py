@@ -62,6 +62,8 @@ def active_namespace(ctrl: Controller, cmd: Command, access: Access) -> Namespac
         raise CommandError(Status.INVALID_FIELD if inactive else Status.INVALID_NS, location=NSID_AT)
     if not namespace.plain:
         check_access(ctrl, namespace, access)
+        if Hold.POWER in namespace.holds:
+            cmd.done_ns = max(cmd.done_ns, ctrl.power.ready_ns)
     return namespace
 
 
@@ -70,6 +72,8 @@ def check_access(ctrl: Controller, namespace: Namespace, access: Access) -> None
     holds = namespace.holds
     if Hold.ANA in holds:
         ctrl.ana.check(namespace)
+    if Hold.POWER in holds:
+        ctrl.power.wake()
     if Hold.FORMAT in holds and namespace.progress(ctrl.now_ns) is not None:
         raise CommandError(Status.FORMAT_IN_PROGRESS, dnr=False)
     if Hold.SANITIZE in holds and access is not Access.FLUSH:

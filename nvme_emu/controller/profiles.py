@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROFILES", "DeviceProfile", "ProfileError", "load_profile"]
+__all__ = ["PROFILES", "DeviceProfile", "ProfileError", "load_profile", "slower"]
 
 LIMIT = 1 << 62  # keeps sums of times within 64 bits
 
@@ -121,6 +121,18 @@ class DeviceProfile:
     def instant(self) -> bool:
         """Whether no command takes any time."""
         return not any(self.read_ns) and not any(getattr(self, name) for name in _DURATIONS)
+
+
+_TIMES = tuple(name for name in _DURATIONS if name.endswith("_ns"))
+_RATES = tuple(name for name in _DURATIONS if name.endswith("_mb_s"))
+
+
+def slower(profile: DeviceProfile, pct: int) -> DeviceProfile:
+    """A device for which everything takes ``pct`` percent of the time."""
+    changed: dict[str, Any] = {name: getattr(profile, name) * pct // 100 for name in _TIMES}
+    changed |= {name: max(1, rate * 100 // pct) for name in _RATES if (rate := getattr(profile, name))}
+    changed["read_ns"] = tuple(ns * pct // 100 for ns in profile.read_ns)
+    return dataclasses.replace(profile, **changed)
 
 
 def _check(key: str, value: Any) -> None:

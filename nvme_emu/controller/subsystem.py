@@ -197,6 +197,7 @@ class NvmSubsystem:
     def leave(self, ctrl: Controller) -> None:
         """A controller is gone (its host has disconnected)."""
         self.directives.reset(ctrl)
+        ctrl.power.stop()
         if self.controllers.get(ctrl.config.cntlid) is ctrl:
             self.remembered[controller_key(ctrl)] = remember(ctrl)
             del self.controllers[ctrl.config.cntlid]

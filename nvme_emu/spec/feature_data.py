@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Structure, raw, rsvd, u8, u16, u48
+from .base import Structure, raw, rsvd, table, u8, u16, u48, u64
 from .bits import BitLayout, bit
 
-__all__ = ["HOST_BEHAVIOR", "HOST_IDENTIFIER", "TIMESTAMP", "TIMESTAMP_ATTRIBUTES"]
+__all__ = ["APST_ENTRY", "APST_TABLE", "HOST_BEHAVIOR", "HOST_IDENTIFIER", "TIMESTAMP", "TIMESTAMP_ATTRIBUTES"]
 
 _TIMESTAMP = "Base 2.1 §5.1.25 (FID 0Eh)"
 
@@ -26,6 +26,19 @@ TIMESTAMP = Structure(
     rsvd(7, 1),
     bits={"attributes": TIMESTAMP_ATTRIBUTES},
 )
+
+_APST = "Base 2.1 §5.1.25 (FID 0Ch)"
+
+APST_ENTRY = BitLayout(
+    "APST_ENTRY",
+    64,
+    _APST,
+    bit("rsvd0", 3),
+    bit("itps", 5, "Idle Transition Power State"),
+    bit("itpt", 24, "Idle Time Prior to Transition (milliseconds; 0 is no transition)"),
+    bit("rsvd32", 32),
+)
+APST_TABLE = Structure("APST_TABLE", 256, _APST, "entries" / table(32, u64) * "From each power state")
 
 HOST_BEHAVIOR = Structure(
     "HOST_BEHAVIOR",

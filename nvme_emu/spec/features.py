@@ -12,11 +12,13 @@ from .bits import BitLayout, bit
 from .words import Worded
 
 if TYPE_CHECKING:
-    from .feature_data import HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP
+    from .feature_data import APST_TABLE, HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP
 
 __all__ = [
+    "APST_TABLE",
     "ARBITRATION",
     "ASYNC_EVENT_CONFIG",
+    "AUTONOMOUS_POWER_STATE_TRANSITION",
     "ENDURANCE_GROUP_EVENT_CONFIG",
     "ERROR_RECOVERY",
     "FEATURE_CAPABILITIES",
@@ -24,11 +26,14 @@ __all__ = [
     "HOST_BEHAVIOR",
     "HOST_IDENTIFIER",
     "HOST_IDENTIFIER_FLAGS",
+    "HOST_THERMAL_MANAGEMENT",
     "INTERRUPT_COALESCING",
     "INTERRUPT_COALESCING_UNIT_US",
     "INTERRUPT_VECTOR_CONFIG",
     "IO_COMMAND_SET_PROFILE",
     "KEEP_ALIVE_TIMER",
+    "LBA_STATUS_ATTRIBUTES",
+    "NON_OPERATIONAL_POWER_STATE",
     "NUMBER_OF_QUEUES",
     "NUMBER_OF_QUEUES_MAX",
     "POWER_MANAGEMENT",
@@ -209,6 +214,34 @@ ASYNC_EVENT_CONFIG = BitLayout(
     bit("hdlpcn", 1, "Host Discovery Log Page Change Notification"),
     bit("dlpcn", 1, "Discovery Log Page Change Notification"),
 )
+AUTONOMOUS_POWER_STATE_TRANSITION = BitLayout(
+    "AUTONOMOUS_POWER_STATE_TRANSITION",
+    32,
+    _clause(Fid.AUTONOMOUS_POWER_STATE_TRANSITION),
+    bit("apste", 1, "Autonomous Power State Transition Enable"),
+    bit("rsvd1", 31),
+)
+HOST_THERMAL_MANAGEMENT = BitLayout(
+    "HOST_THERMAL_MANAGEMENT",
+    32,
+    _clause(Fid.HOST_CONTROLLED_THERMAL_MANAGEMENT),
+    bit("tmt2", 16, "Thermal Management Temperature 2 (kelvins; 0 is disabled)"),
+    bit("tmt1", 16, "Thermal Management Temperature 1 (kelvins; 0 is disabled)"),
+)
+NON_OPERATIONAL_POWER_STATE = BitLayout(
+    "NON_OPERATIONAL_POWER_STATE",
+    32,
+    _clause(Fid.NON_OPERATIONAL_POWER_STATE),
+    bit("noppme", 1, "Non-Operational Power State Permissive Mode Enable"),
+    bit("rsvd1", 31),
+)
+LBA_STATUS_ATTRIBUTES = BitLayout(
+    "LBA_STATUS_ATTRIBUTES",
+    32,
+    f"NVM 1.1 §4.1.3 (FID {int(Fid.LBA_STATUS_REPORT_INTERVAL):02X}h)",
+    bit("lsiri", 16, "LBA Status Information Report Interval (100 ms units)"),
+    bit("lsipi", 16, "LBA Status Information Poll Interval (100 ms units)"),
+)
 KEEP_ALIVE_TIMER = BitLayout(
     "KEEP_ALIVE_TIMER",
     32,
@@ -294,7 +327,11 @@ FEATURE_VALUES: dict[int, BitLayout] = {
     Fid.INTERRUPT_VECTOR_CONFIG: INTERRUPT_VECTOR_CONFIG,
     Fid.WRITE_ATOMICITY: WRITE_ATOMICITY,
     Fid.ASYNC_EVENT_CONFIG: ASYNC_EVENT_CONFIG,
+    Fid.AUTONOMOUS_POWER_STATE_TRANSITION: AUTONOMOUS_POWER_STATE_TRANSITION,
     Fid.KEEP_ALIVE_TIMER: KEEP_ALIVE_TIMER,
+    Fid.HOST_CONTROLLED_THERMAL_MANAGEMENT: HOST_THERMAL_MANAGEMENT,
+    Fid.NON_OPERATIONAL_POWER_STATE: NON_OPERATIONAL_POWER_STATE,
+    Fid.LBA_STATUS_REPORT_INTERVAL: LBA_STATUS_ATTRIBUTES,
     Fid.SANITIZE_CONFIG: SANITIZE_CONFIG,
     Fid.ENDURANCE_GROUP_EVENT_CONFIG: ENDURANCE_GROUP_EVENT_CONFIG,
     Fid.IO_COMMAND_SET_PROFILE: IO_COMMAND_SET_PROFILE,
@@ -306,7 +343,7 @@ FEATURE_VALUES: dict[int, BitLayout] = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("HOST_BEHAVIOR", "HOST_IDENTIFIER", "TIMESTAMP"):
+    if name in ("APST_TABLE", "HOST_BEHAVIOR", "HOST_IDENTIFIER", "TIMESTAMP"):
         from . import feature_data
 
         value = getattr(feature_data, name)

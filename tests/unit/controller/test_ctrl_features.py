@@ -9,6 +9,7 @@ from adminhost import BROADCAST, PAGE, AdminHost, code
 
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.features import FEATURES, Features
+from nvme_emu.controller.power_states import CLIENT_POWER_STATES
 from nvme_emu.media.ram import RamMedia
 from nvme_emu.spec.commands import SEL_CURRENT, SEL_DEFAULT, SEL_SAVED, SEL_SUPPORTED
 from nvme_emu.spec.feature_data import HOST_BEHAVIOR, TIMESTAMP, TIMESTAMP_ATTRIBUTES
@@ -108,7 +109,7 @@ def test_feature_reset_brings_the_default_back(feature: Feature) -> None:
 
 @pytest.mark.parametrize("fid", sorted(set(FEATURES) - {Fid.KEEP_ALIVE_TIMER}))
 def test_feature_capabilities_are_what_set_features_does(fid: int) -> None:
-    one = host()
+    one = host(config={"power_states": CLIENT_POWER_STATES})
     nsid = int(FEATURES[fid].per_namespace)
 
     completion = one.get_feature(fid, sel=SEL_SUPPORTED, nsid=nsid)

@@ -220,7 +220,8 @@ def test_features_supported_are_those_that_are_offered(cache: bool) -> None:
 
     found = {fid: FEATURE_EFFECTS.unpack(entry) for fid, entry in enumerate(data.fis) if entry}
 
-    absent = {Fid.KEEP_ALIVE_TIMER} | (set() if cache else {Fid.VOLATILE_WRITE_CACHE})
+    idle = {Fid.AUTONOMOUS_POWER_STATE_TRANSITION, Fid.NON_OPERATIONAL_POWER_STATE}
+    absent = {Fid.KEEP_ALIVE_TIMER, *idle} | (set() if cache else {Fid.VOLATILE_WRITE_CACHE})
     assert set(found) == set(FEATURES) - absent
     assert all(entry.fsupp == 1 for entry in found.values())
     assert found[Fid.ERROR_RECOVERY].fsp == 1
