@@ -82,6 +82,10 @@ class ThreadTask(TaskStruct):
         self._final = (time.thread_time_ns(), self._status("voluntary_ctxt"), self._status("nonvoluntary"))
 
 
+def _nothing() -> None:
+    """What a cancelled timer would do."""
+
+
 class _ThreadTimer(TimerHandle):
     __slots__ = ("_owner",)
 
@@ -94,6 +98,8 @@ class _ThreadTimer(TimerHandle):
         with owner._timer_lock:
             was, self.pending = self.pending, False
             if was:
+                # The entry stays in the heap until its time: what the function holds need not.
+                self.fn = _nothing
                 owner._timer_dropped()
         return was
 

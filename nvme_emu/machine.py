@@ -352,8 +352,9 @@ def open(target: str | Path | None = None, **options: Any) -> Machine:
     """Make an SSD and attach to it.
 
     ``target`` is the path of an image file (the same as ``image=``); without one the SSD lives in memory.
-    The options are the fields of :class:`MachineConfig`. A URL ``nvme-tcp://HOST:PORT/NQN`` attaches to a device
-    elsewhere; the options are then those of :class:`~nvme_emu.machine_remote.RemoteConfig`. Raises ValueError or
+    The options are the fields of :class:`MachineConfig`. A URL ``nvme-tcp://HOST:PORT/NQN`` or ``vfio-user:///PATH``
+    attaches to a device elsewhere; the options are then those of :class:`~nvme_emu.machine_remote.RemoteConfig` or
+    :class:`~nvme_emu.machine_vfio_user.VfioUserConfig`. Raises ValueError or
     TypeError for a wrong option, MediaError for an image that cannot be used, NvmeError if the device does not
     come up.
     """
@@ -361,8 +362,8 @@ def open(target: str | Path | None = None, **options: Any) -> Machine:
         if options.get("image") is not None:
             raise ValueError(f"target {target!r} and image={options['image']!r} both name an image: give one")
         if "://" in str(target):
-            from nvme_emu.machine_remote import RemoteConfig, RemoteMachine
+            from nvme_emu.machine_remote import open_url
 
-            return RemoteMachine(RemoteConfig(url=str(target), **options))
+            return open_url(str(target), **options)
         options["image"] = target
     return Machine(MachineConfig(**options))

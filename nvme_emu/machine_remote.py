@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import kworker
+from nvme_emu import machine_vfio_user
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.tls_psk import TlsKey
 from nvme_emu.core.trace import TraceHub
@@ -22,16 +23,24 @@ from nvme_emu.observe.pcap import Capture
 from nvme_emu.spec.fabrics import check_nqn
 from nvme_emu.transports.tcp import DEFAULT_PORT, InitiatorOptions, TcpFabric
 
-__all__ = ["SCHEME", "RemoteConfig", "RemoteMachine", "parse_url"]
+__all__ = ["SCHEME", "RemoteConfig", "RemoteMachine", "open_url", "parse_url"]
 
 SCHEME = "nvme-tcp"
+
+
+def open_url(url: str, **options: Any) -> Machine:
+    """Attach to the device that a URL names. ValueError for a scheme that is not known, and as `open`."""
+    if urlsplit(url).scheme == machine_vfio_user.SCHEME:
+        return machine_vfio_user.VfioUserMachine(machine_vfio_user.VfioUserConfig(url=url, **options))
+    return RemoteMachine(RemoteConfig(url=url, **options))
 
 
 def parse_url(url: str) -> tuple[str, int, str]:
     """(host, port, NQN) of nvme-tcp://HOST[:PORT]/NQN. ValueError for anything else."""
     parts = urlsplit(url)
     if parts.scheme != SCHEME:
-        raise ValueError(f"target {url!r}: a path or {SCHEME}://HOST:PORT/NQN can be opened")
+        others = f"{SCHEME}://HOST:PORT/NQN or {machine_vfio_user.SCHEME}:///PATH"
+        raise ValueError(f"target {url!r}: a path, {others} can be opened")
     try:
         port = parts.port or DEFAULT_PORT
     except ValueError as error:

@@ -78,7 +78,7 @@ def _command(name: str, example: str, *options: Any, default: str | None = None)
     epilog = (
         f"\b\nExamples:\n  nvme-emu {name} disk.img{example}\n  nvme-emu {name} /tmp/ssd.sock{example} -o json\n\n"
         "\b\nTARGET: an image file, the --rpc socket of a running SSD, nvme-tcp://HOST:PORT/NQN,\n"
-        "or mem (a fresh SSD in memory).\n\n"
+        "vfio-user:///PATH, or mem (a fresh SSD in memory).\n\n"
         "\b\nExit codes: 0 done; 1 the device refused; 2 bad usage, or a target that cannot be used."
     )
 

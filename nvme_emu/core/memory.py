@@ -55,6 +55,9 @@ class HostMemory(MemoryState):
     Look-ups and changes may come from several threads.
     """
 
+    transfer_bytes_max: int | None = None
+    """The most that one command's data may have; None: memory sets no bound."""
+
     def __init__(self) -> None:
         super().__init__()
         # `_sorted` is the truth, in order of address. `_windows` is a cache of it: for each 4 GiB window the
@@ -107,6 +110,10 @@ class HostMemory(MemoryState):
                 self._check_free(region)
                 self._insert(region)
         return region
+
+    def allocate(self, nbytes: int, name: str) -> Region:
+        """A region of fresh zeroed memory, for what a driver keeps there."""
+        return self.add_region(anonymous_array(nbytes, huge=nbytes >= HUGE_PAGE), name=name)
 
     def add_windows(self, count: int, name: str = "") -> Windows:
         """Take `count` windows of addresses, none of them open. ValueError as `add_region`."""

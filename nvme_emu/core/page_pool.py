@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 
 from nvme_emu.core.memory import HostMemory
-from nvme_emu.core.regions import HUGE_PAGE, anonymous_array
 
 __all__ = ["POISON_BYTE", "PagePool", "PoolError", "UseAfterFree"]
 
@@ -49,9 +48,7 @@ class PagePool:
         self.page_size = page_size
         self.pages = pages
         self.poison = poison
-        self.region = memory.add_region(
-            anonymous_array(pages * page_size, huge=pages * page_size >= HUGE_PAGE), name=name
-        )
+        self.region = memory.allocate(pages * page_size, name)
         self.on_use_after_free: Callable[[UseAfterFree], None] | None = None
         self._memory = memory
         self._view = self.region.view

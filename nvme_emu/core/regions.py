@@ -162,7 +162,7 @@ class Windows(Region):
         self.direct = False
         self.opened: list[Window | None] = [None] * count
 
-    def at(self, addr: int) -> Window | None:
+    def at(self, addr: int) -> Region | None:
         """The window that shows the byte at `addr`, if one does."""
         window = self.opened[addr - self.base >> WINDOW_SHIFT]
         return window if window is not None and addr < window.end else None

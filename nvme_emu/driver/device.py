@@ -249,8 +249,10 @@ class NvmeDriver:
         identity = self.identity
         self.recovery.aborts_left = identity.acl_z + 1
         self.recovery.crdt = (identity.crdt1, identity.crdt2, identity.crdt3)
-        mdts = identity.mdts
-        self.max_transfer_bytes = PAGE_SIZE << mdts if mdts else 0
+        limits = [PAGE_SIZE << identity.mdts] if identity.mdts else []
+        if self._port.memory.transfer_bytes_max is not None:
+            limits.append(self._port.memory.transfer_bytes_max)
+        self.max_transfer_bytes = min(limits, default=0)
 
     def _create_io_queues(self) -> None:
         config = self.config

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nvme_emu._core import COMPILED
-from nvme_emu.core.regions import WINDOW_SHIFT
 from nvme_emu.core.trace import NvmeCompleteRq, NvmeSetupCmd, NvmeSq
 from nvme_emu.driver.batch import BATCH_MIN, BatchRequest
 from nvme_emu.driver.pair_ends import PairEnds
@@ -269,7 +268,8 @@ class QueuePair(PairEnds):
     def fill_list(self, tag: int) -> None:
         """Make the pair's own list that of the tag's window, all of it: it stays right until another tag has it."""
         if self._list_tag != tag:
-            base = self._window_base + (tag << WINDOW_SHIFT)
+            window = self._opened[tag] or self._open(tag)
+            base = window.base
             np.add(PAGE_OFFSETS, np.uint64(base), out=self._list_words)
             self._list_tag = tag
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import nvme_emu
-from nvme_emu.controller import ControllerConfig, Namespace
+from nvme_emu.controller import Controller, ControllerConfig, Namespace
 from nvme_emu.controller.fabrics import FabricsTarget, Subsystem
 from nvme_emu.core.errors import NvmeError
+from nvme_emu.core.memory import HostMemory
 from nvme_emu.driver.fabrics import FabricsHost
 from nvme_emu.driver.request import Request
 from nvme_emu.machine import Machine
@@ -30,11 +33,12 @@ from nvme_emu.spec.opcodes import AdminOpcode
 from nvme_emu.spec.status import STATUS_CODE_MASK
 from nvme_emu.transports.loop import Loop
 from nvme_emu.transports.tcp import TcpServer, TcpServerConfig
+from nvme_emu.transports.vfio_user import VfioUserFunction, VfioUserServer
 
 SIZE = 1 << 20
 NQN = "nqn.2024-01.org.example:conformance-commands"
 BROADCAST = 0xFFFF_FFFF
-TRANSPORTS = ("inproc", "inproc-pure", "inproc-virtual", "inproc-tlc", "tcp")
+TRANSPORTS = ("inproc", "inproc-pure", "inproc-virtual", "inproc-tlc", "tcp", "vfio-user")
 QUICK = ControllerConfig(
     namespaces_max=8,
     sanitize_ns=20_000_000,
@@ -173,6 +177,28 @@ def tcp_target(config: ControllerConfig, sizes: tuple[int, ...] = (SIZE,)) -> It
 
 
 @contextmanager
+def vfio_user_device(config: ControllerConfig, sizes: tuple[int, ...] = (SIZE,)) -> Iterator[str]:
+    """The URL of a PCI function with such namespaces, served by a thread."""
+    memory, loop = HostMemory(), Loop()
+    namespaces = [Namespace(nsid, RamMedia(size), 512) for nsid, size in enumerate(sizes, 1)]
+    controller = Controller(config, memory=memory, namespaces=namespaces, latency=None, rng=random.Random(0))
+    function = VfioUserFunction(controller, memory, clock=loop.clock, mapped_doorbells=True)
+    with tempfile.TemporaryDirectory(prefix="nvme-emu-") as directory:
+        path = f"{directory}/ssd"
+        server = VfioUserServer(loop, path, function, log=lambda line: None)
+        thread = threading.Thread(target=loop.run)
+        thread.start()
+        try:
+            yield f"vfio-user://{path}"
+        finally:
+            loop.stop()
+            thread.join(10)
+            server.close()
+            loop.close()
+    assert server.internal_error is None
+
+
+@contextmanager
 def tcp_host(url: str, number: int = 1) -> Iterator[NvmeHost]:
     """Host ``number`` connected to it."""
     identity = FabricsHost(
@@ -188,6 +214,10 @@ def connected(transport: str, config: ControllerConfig = QUICK, namespaces: int 
     if transport == "tcp":
         with tcp_target(replace(config), (SIZE,) * namespaces) as url, tcp_host(url) as host:
             yield host
+        return
+    if transport == "vfio-user":
+        with vfio_user_device(config, (SIZE,) * namespaces) as url, nvme_emu.open(url) as machine:
+            yield NvmeHost(machine)
         return
     options: dict[str, Any] = {}
     if transport == "inproc-virtual":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from nvmehost import vfio_user_device
 
 import nvme_emu
 from nvme_emu.controller import ControllerConfig, Namespace
@@ -39,13 +40,28 @@ def url() -> Iterator[str]:
     loop.close()
 
 
+@pytest.fixture(scope="module")
+def function() -> Iterator[str]:
+    """A PCI function with one namespace, served by a thread."""
+    with vfio_user_device(ControllerConfig(), (SIZE,)) as url:
+        yield url
+
+
 @pytest.fixture(
-    params=["inproc-sync", "inproc-async", "tcp-sync", "tcp-async", "tcp-per-request", "tcp-digests"],
+    params=[
+        *("inproc-sync", "inproc-async"),
+        *("tcp-sync", "tcp-async", "tcp-per-request", "tcp-digests"),
+        *("vfio-user-sync", "vfio-user-async", "vfio-user-poll"),
+    ],
 )
 def ssd(request: pytest.FixtureRequest, url: str) -> Iterator[Machine]:
     """A machine of each kind, with a disk of zeros."""
     kind = request.param
-    if kind.startswith("inproc"):
+    if kind.startswith("vfio-user"):
+        function = request.getfixturevalue("function")
+        worker = "poll" if kind.endswith("poll") else "pump"
+        machine = nvme_emu.open(function, mode="sync" if kind == "vfio-user-sync" else "async", worker=worker)
+    elif kind.startswith("inproc"):
         machine = nvme_emu.open(size=SIZE, mode=kind.removeprefix("inproc-"))
     elif kind == "tcp-digests":
         machine = nvme_emu.open(url, tcp=InitiatorOptions(header_digest=True, data_digest=True))

@@ -30,6 +30,9 @@ RECEIVE_BYTES, RECEIVE_BYTES_LARGE = 16 << 10, 1 << 20
 UNSENT_BYTES_MAX = 8 << 20
 """A client that leaves more answers than this unread is not read from."""
 
+LAST_LOOKS = 4
+"""How often a client's socket is read before another is turned away: what it sent comes before its end."""
+
 REFUSALS_LOGGED_MAX = 20
 """Lines about refused requests of one client."""
 
@@ -100,6 +103,9 @@ class VfioUserServer:
                 self._log(f"cannot accept: {error}")
                 self._loop.unwatch(self._listener)
             return
+        # One that has hung up, and was not looked at since, is not in the way of the next.
+        for _ in range(LAST_LOOKS):
+            self._ready(EVENT_READ)
         if self._socket is not None:
             self._log("turned a client away: another one is connected")
             client.close()

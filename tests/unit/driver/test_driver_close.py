@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -158,3 +160,15 @@ def test_batch_that_finds_no_tag_is_mapped_once(make: Make) -> None:
     for thread in threads:
         thread.join()
     assert len(ssd.memory.regions) == before
+
+
+def test_closed_machine_is_kept_by_nobody(clock: str, way: dict[str, Any]) -> None:
+    ssd = nvme_emu.open(size="8M", clock=clock, **way)
+    ssd.namespaces[1].read_many(np.arange(100), 1)
+    ssd.namespaces[1].submit_read(0, 8).wait()
+    parts = [weakref.ref(part) for part in (ssd.driver, ssd.controller, ssd.memory)]
+    ssd.close()
+    del ssd
+    gc.collect()
+
+    assert [part() for part in parts] == [None] * len(parts)
