@@ -138,19 +138,21 @@ from kworker.timer import (
     wake_up_process,
 )
 from kworker.trace import Trace
-from kworker.worker import (
-    KTW_FREEZABLE,
+from kworker.work import (
     KthreadFlushWork,
     KthreadWork,
     KthreadWorker,
-    kthread_create_worker,
-    kthread_create_worker_on_cpu,
-    kthread_destroy_worker,
     kthread_flush_work,
     kthread_flush_worker,
     kthread_init_work,
     kthread_init_worker,
     kthread_queue_work,
+)
+from kworker.worker import (
+    KTW_FREEZABLE,
+    kthread_create_worker,
+    kthread_create_worker_on_cpu,
+    kthread_destroy_worker,
     kthread_run_worker,
     kthread_run_worker_on_cpu,
     kthread_worker_fn,

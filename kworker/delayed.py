@@ -8,7 +8,7 @@ from kworker.jiffy import NSEC_PER_JIFFY, jiffies_to_ns
 from kworker.misuse import warn
 from kworker.runtime import Runtime
 from kworker.timer import TimerList, timer_delete_sync, timer_pending
-from kworker.worker import (
+from kworker.work import (
     KthreadWork,
     KthreadWorker,
     WorkFn,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kworker.deadlock import describe_wait, provider_of
 from kworker.lists import ListHead
 from kworker.task import TASK_RUNNING, TaskStruct, state_name
-from kworker.worker import KthreadFlushWork, KthreadWork, KthreadWorker
+from kworker.work import KthreadFlushWork, KthreadWork, KthreadWorker
 
 __all__ = [
     "DelayedSnapshot",
