@@ -21,6 +21,7 @@ import kworker
 from kworker.siminterrupted import keep_whole
 from nvme_emu.controller import Controller, ControllerConfig
 from nvme_emu.controller import Namespace as DeviceNamespace
+from nvme_emu.controller.config import CONTROLLERS_MAX
 from nvme_emu.controller.latency import LatencyModel
 from nvme_emu.controller.profiles import DeviceProfile, load_profile
 from nvme_emu.controller.zns_config import ZnsConfig
@@ -29,6 +30,7 @@ from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import Kworker, TraceHub
 from nvme_emu.core.units import parse_size
 from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver, RecoveryConfig
+from nvme_emu.machine_host import FurtherHost
 from nvme_emu.media import Media, open_media
 from nvme_emu.observe.faults import Faults
 from nvme_emu.transports import InprocTransport
@@ -49,7 +51,7 @@ CHECKS = ("off", "warn", "error")
 for _room in ("driver", "controller", "transports"):
     keep_whole(str(Path(__file__).with_name(_room)))
 
-_INTEGERS = ("seed", "lba_size", "queues", "depth", "poll_ns", "namespaces", "cpus")
+_INTEGERS = ("seed", "lba_size", "queues", "depth", "poll_ns", "namespaces", "controllers", "cpus")
 _KINDS: dict[str, type] = {"host": HostModel, "costs": kworker.SimCosts, "controller": ControllerConfig}
 
 
@@ -61,8 +63,10 @@ class MachineConfig:
     without one the data lives in memory. ``profile`` a name, a TOML file or a DeviceProfile. ``clock``
     "wall" or "virtual"; ``seed`` feeds every random stream; ``cpus`` and ``costs`` describe the virtual host,
     ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
-    equally. ``worker`` is one of ``driver.config.WORKER_STYLES``; with "poll" who waits looks for ``poll_ns`` before it
-    sleeps. ``io_timeout``, ``admin_timeout`` (seconds) and ``max_retries`` are Linux's module parameters.
+    equally. ``controllers`` of one subsystem share them, each with a host of its own (`Machine.hosts`); ``faults``
+    and ``check`` are about the first. ``worker`` is one of ``driver.config.WORKER_STYLES``; with "poll" who waits
+    looks for ``poll_ns`` before it sleeps. ``io_timeout``, ``admin_timeout`` (seconds) and ``max_retries`` are Linux's
+    module parameters.
     ``zoned`` makes the namespaces zoned: a ZnsConfig, or its text ("zone_size=16M,max_open=4").
     ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
     drives the device: a subclass of NvmeDriver, to test or compare one's own.
@@ -84,6 +88,7 @@ class MachineConfig:
     worker: str = "pump"
     poll_ns: int = 50_000
     namespaces: int = 1
+    controllers: int = 1
     cpus: int = 2
     scheduler: Any = None
     poison: bool = False
@@ -110,6 +115,8 @@ class MachineConfig:
             raise ValueError(f"lba_size={self.lba_size!r}: logical blocks have 512 or 4096 bytes")
         if not 1 <= self.namespaces <= self.controller.namespaces_max:
             raise ValueError(f"namespaces={self.namespaces}: 1 to {self.controller.namespaces_max}")
+        if not 1 <= self.controllers <= CONTROLLERS_MAX:
+            raise ValueError(f"controllers={self.controllers}: 1 to {CONTROLLERS_MAX}")
         if self.image is not None and self.namespaces != 1:
             raise ValueError(f"namespaces={self.namespaces}: an image file holds one namespace")
         if isinstance(self.zoned, str):
@@ -160,8 +167,9 @@ class Machine:
 
     ``controller`` the device, ``driver`` the host's side, ``namespaces`` {nsid: Namespace}, ``workers`` the
     I/O workers (``nvme1`` first; none in sync mode), ``runtime`` what they run on, ``trace`` the hub to which
-    observers add sinks, ``faults`` the device's fault rules, ``checker`` who watches the driver (None without
-    ``check``), ``config`` what it was made from.
+    observers add sinks, ``hosts`` the machine itself and each further host (`machine_host.FurtherHost`),
+    ``faults`` the device's fault rules, ``checker`` who watches the driver (None without ``check``),
+    ``config`` what it was made from.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -182,12 +190,34 @@ class Machine:
             self.faults.load(config.faults)
             self._attach()
             undo.callback(self._shut_down)
+            self.hosts: tuple[Machine | FurtherHost, ...] = (self, *self._make_further_hosts(undo))
             self._closing = undo.pop_all()
 
     def _attach(self) -> None:
         config = self.config
         self.driver = config.driver_class(self.port, self.runtime, config.driver_config(), self.trace)
         self.driver.probe()
+
+    def _make_further_hosts(self, undo: contextlib.ExitStack) -> Iterator[FurtherHost]:
+        if self.config.controllers > 1:
+            self.port.attend()
+        for number in range(1, self.config.controllers):
+            host = FurtherHost(self, number)
+            host.driver.probe()
+            undo.callback(host.driver.shutdown)
+            yield host
+
+    def set_ana_state(self, group: int, state: str | int, *, host: int = 0) -> None:
+        """How a host's controller reaches the namespaces of an ANA group from now on; its driver hears of it.
+
+        ``state`` "optimized", "non-optimized", "inaccessible", "persistent-loss" or "change". ValueError for another,
+        and for a group that there is not (``controller=ControllerConfig(ana_groups=…)``).
+        """
+        port = self.hosts[host].port
+        with port.lock:
+            controller = self.hosts[host].controller
+            controller.subsystem.ana.set(group, state, port=controller.config.port)
+        port.poll()
 
     def _shut_down(self) -> None:
         # What the checker has to say comes when the driver is done, and does not leave its workers behind.
@@ -278,7 +308,12 @@ class Machine:
         latency = None if self.profile.instant else LatencyModel(self.profile, rng)
         zoned = config.zoned
         assert not isinstance(zoned, str), "it has been parsed"
-        controller_config = replace(config.controller, seed=config.seed, zns=zoned or config.controller.zns)
+        controller_config = replace(
+            config.controller,
+            seed=config.seed,
+            controllers=config.controllers,
+            zns=zoned or config.controller.zns,
+        )
         namespaces = [
             DeviceNamespace(
                 nsid, media, config.lba_size, identity=f"{controller_config.sn}/{config.seed}", zoned=zoned

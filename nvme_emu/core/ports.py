@@ -110,6 +110,8 @@ class PassiveDevice(Protocol):
     """
 
     now_ns: int
+    attention: Callable[[], object] | None
+    """Called when another controller of the subsystem has left something for this one to tell its host."""
 
     def mmio_read(self, offset: int, size: int) -> int:
         """Read ``size`` bytes of BAR0."""

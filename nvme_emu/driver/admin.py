@@ -152,11 +152,16 @@ class AdminQueue:
         assert data is not None
         return data
 
-    def get_log_page(self, lid: int, nbytes: int, *, nsid: int = 0xFFFFFFFF, offset: int = 0) -> np.ndarray:
-        """``nbytes`` (a multiple of 4) of a log page from ``offset``; reading it clears its event."""
+    def get_log_page(
+        self, lid: int, nbytes: int, *, nsid: int = 0xFFFFFFFF, offset: int = 0, lsp: int = 0, lsi: int = 0
+    ) -> np.ndarray:
+        """``nbytes`` (a multiple of 4) of a log page from ``offset``; reading it clears its event.
+
+        ``lsp`` and ``lsi`` are the Log Specific Parameter and Identifier.
+        """
         from nvme_emu.spec.commands import get_log_page_dwords
 
-        cdws = get_log_page_dwords(lid, nbytes, offset=offset)
+        cdws = get_log_page_dwords(lid, nbytes, offset=offset, lsp=lsp, lsi=lsi)
         _, data = self.execute(AdminOpcode.GET_LOG_PAGE, nsid=nsid, read_bytes=nbytes, **cdws._asdict())
         assert data is not None
         return data

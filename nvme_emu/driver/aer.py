@@ -32,8 +32,8 @@ MTFA_UNIT_MS = 100
 PAUSE_POLL_NS = 10_000_000
 SMART_WARNINGS = 0x1F
 """The critical warnings of the SMART / Health log page, as bits of feature 0Bh."""
-NOTICES = 1 << 8 | 1 << 9
-"""Namespace attribute and firmware activation notices, as bits of OAES and of feature 0Bh."""
+NOTICES = 1 << 8 | 1 << 9 | 1 << 11
+"""Namespace attribute, firmware activation and ANA change notices, as bits of OAES and of feature 0Bh."""
 
 
 class EventAction(Enum):
@@ -42,6 +42,7 @@ class EventAction(Enum):
     NOTE = "count it"
     SCAN = "read the list of namespaces again"
     FIRMWARE = "hold I/O up while the controller pauses"
+    ANA = "read the states of the ANA groups again"
     RESET = "reset the controller"
 
 
@@ -49,6 +50,7 @@ ACTIONS: dict[tuple[int, int], EventAction] = {
     (AsyncEventType.ERROR, AsyncErrorInfo.PERSISTENT_INTERNAL_ERROR): EventAction.RESET,
     (AsyncEventType.NOTICE, AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED): EventAction.SCAN,
     (AsyncEventType.NOTICE, AsyncNoticeInfo.FIRMWARE_ACTIVATION_STARTING): EventAction.FIRMWARE,
+    (AsyncEventType.NOTICE, AsyncNoticeInfo.ANA_CHANGE): EventAction.ANA,
 }
 """By event type and information; every other event is noted."""
 
@@ -130,6 +132,9 @@ class EventHandler:
             driver.recovery.schedule_reset()
             return
         if action is EventAction.FIRMWARE and not self.await_activation():
+            return
+        if action is EventAction.ANA:
+            driver.ana.read()
             return
         # Reading a reservation notification takes it away: that is for whoever uses reservations.
         if event.lid and event.aet != AsyncEventType.IO_COMMAND_SET:

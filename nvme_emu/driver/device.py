@@ -17,6 +17,7 @@ from nvme_emu.core.page_pool import PagePool
 from nvme_emu.core.trace import NvmeState, TraceHub
 from nvme_emu.driver.admin import ADMIN_DEPTH, AdminQueue
 from nvme_emu.driver.aer import EventHandler
+from nvme_emu.driver.ana import AnaTable
 from nvme_emu.driver.config import DriverConfig
 from nvme_emu.driver.dbbuf import DoorbellBuffers
 from nvme_emu.driver.handoff import InlinePumpPath, PollingPumpPath
@@ -63,8 +64,8 @@ class NvmeDriver:
     ``namespaces`` is {nsid: Namespace}; ``workers`` the I/O workers in queue order (none in sync mode);
     ``paths`` and ``admin`` are for who looks inside. ``probe`` and ``shutdown`` block; both run on the
     runtime that was given. ``recovery`` is what happens when the controller does not do as it should, with its
-    counters and log; ``events`` handles asynchronous events. ``recovery_class``, ``events_class`` and ``bells_class``
-    (shadow doorbells) are for those who test other ways.
+    counters and log; ``events`` handles asynchronous events; ``ana`` knows the states of the ANA
+    groups. ``recovery_class``, ``events_class`` and ``bells_class`` (shadow doorbells) are for those who test other ways.
     """
 
     recovery_class: type[Recovery] = Recovery
@@ -97,6 +98,7 @@ class NvmeDriver:
         self._reset_wq: KthreadWorker | None = None
         self.recovery = self.recovery_class(self, config.recovery)
         self.events = self.events_class(self)
+        self.ana = AnaTable(self)
         self._by_caller: WeakKeyDictionary[object, SubmitPath] = WeakKeyDictionary()
         self.max_transfer_bytes = 0
 
@@ -253,6 +255,7 @@ class NvmeDriver:
         if self._port.memory.transfer_bytes_max is not None:
             limits.append(self._port.memory.transfer_bytes_max)
         self.max_transfer_bytes = min(limits, default=0)
+        self.ana.read()
 
     def _create_io_queues(self) -> None:
         config = self.config

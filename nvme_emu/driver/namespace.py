@@ -20,6 +20,7 @@ from nvme_emu.spec.opcodes import NvmOpcode
 
 if TYPE_CHECKING:
     from nvme_emu.driver.device import NvmeDriver
+    from nvme_emu.spec.ana import AnaState
 
 __all__ = ["Buffer", "Namespace"]
 
@@ -50,6 +51,11 @@ class Namespace:
         self.nbytes = self.nlb * self.lba_size
         limit = self._driver.max_transfer_bytes
         self.nlb_max = min(NLB_MAX, limit // self.lba_size if limit else NLB_MAX)
+
+    @property
+    def ana_state(self) -> AnaState:
+        """How the controller reaches it; optimized where it does not report that."""
+        return self._driver.ana.state(self.identity.anagrpid)
 
     def __repr__(self) -> str:
         return f"<Namespace {self.nsid}: {self.nlb} blocks of {self.lba_size} bytes>"

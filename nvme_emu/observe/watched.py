@@ -131,7 +131,8 @@ class Watched:
 
     def controllers(self) -> list[Controller]:
         """Every controller of the SSD: several where it is a subsystem that several hosts use."""
-        return [self.controller]
+        own = self.controller
+        return list(own.subsystem.controllers.values()) or [own]
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[bool]:

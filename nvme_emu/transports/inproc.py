@@ -32,13 +32,16 @@ __all__ = ["InprocTransport"]
 class InprocTransport:
     """A :class:`~nvme_emu.core.ports.DevicePort` onto a controller in the same process."""
 
-    def __init__(self, controller: PassiveDevice, memory: HostMemory, runtime: Runtime) -> None:
+    def __init__(
+        self, controller: PassiveDevice, memory: HostMemory, runtime: Runtime, *, lock: Any = None
+    ) -> None:
+        """``lock`` is that of another transport, where their controllers are of one subsystem."""
         self._controller = controller
         self._memory = memory
         self._runtime = runtime
         self._virtual = runtime.virtual
         # On threads a lock whose state the compiled core can see.
-        self._lock: Any = kworker.Spinlock(runtime=runtime) if runtime.virtual else Lock()
+        self._lock: Any = lock or (kworker.Spinlock(runtime=runtime) if runtime.virtual else Lock())
         # A thread runtime's clock without the way through its property.
         self._clock: Callable[[], int] = (
             time.perf_counter_ns if isinstance(runtime, kworker.ThreadRuntime) else lambda: runtime.now_ns
@@ -61,6 +64,10 @@ class InprocTransport:
     def lock(self) -> Any:
         """What guards the controller (a Spinlock, or what serves as one): observers hold it while they read."""
         return self._lock
+
+    def attend(self) -> None:
+        """Also see to what other controllers of the subsystem leave for this one to tell its host."""
+        self._controller.attention = lambda: self._arm(self._clock())
 
     def read32(self, offset: int) -> int:
         """Read a 32-bit property."""

@@ -62,6 +62,8 @@ class NvmeHost:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.driver = machine.driver
+        """Of a machine with several hosts, whichever is meant."""
 
     @property
     def exact(self) -> bool:
@@ -73,7 +75,7 @@ class NvmeHost:
     ) -> Answer:
         """One admin command."""
         try:
-            dw0, found = self.machine.driver.admin.execute(
+            dw0, found = self.driver.admin.execute(
                 opcode, nsid=nsid, data=data, read_bytes=nbytes, **cdws
             )
         except NvmeError as error:
@@ -100,7 +102,7 @@ class NvmeHost:
         view = None if array is None else memoryview(array.data).cast("B")
         request = Request(opcode, nsid, low | high << 32, 0, cdw12, view, data is not None, array)
         request.cdw13 = cdw13
-        path = self.machine.driver.path()
+        path = self.driver.path()
         path.submit(request)
         try:
             request.wait(60)

@@ -34,8 +34,8 @@ def room_of(path: Path) -> str:
 
 
 def room_called(name: str) -> str:
-    """The assembler is one room in three files: machine.py and, for a device elsewhere, two more."""
-    return "machine" if name in ("machine_remote", "machine_vfio_user") else name
+    """The assembler is one room in several files: machine.py, further hosts, and devices elsewhere."""
+    return "machine" if name in ("machine_host", "machine_remote", "machine_vfio_user") else name
 
 
 def imported_modules(path: Path) -> list[str]:
