@@ -30,6 +30,8 @@ def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts[0] == "kworker":
         return "kworker"
+    if parts[1:] == ("__main__",):
+        return "cli"
     return room_called(parts[1]) if len(parts) > 1 else "nvme_emu"
 
 

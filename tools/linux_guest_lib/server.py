@@ -32,7 +32,7 @@ def program() -> list[str]:
     if own.exists():
         return [str(own)]
     found = shutil.which("nvme-emu")
-    return [found] if found else [sys.executable, "-m", "nvme_emu.cli"]
+    return [found] if found else [sys.executable, "-m", "nvme_emu"]
 
 
 class Server:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nvme_emu.transports.tcp.initiator import InitiatorOptions, TcpFabric
+from nvme_emu.transports.tcp.fabric import TcpFabric
+from nvme_emu.transports.tcp.initiator import InitiatorOptions
 from nvme_emu.transports.tcp.session import TargetOptions, TargetSession
 from nvme_emu.transports.tcp.target import DEFAULT_PORT, TcpServer, TcpServerConfig, parse_address
 

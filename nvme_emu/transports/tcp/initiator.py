@@ -1,19 +1,17 @@
-"""An NVMe/TCP initiator: the connections of a host to a subsystem.
+"""An NVMe/TCP initiator: one connection of a host to a subsystem (`fabric` has them all).
 
 Whoever waits for a command reads the socket itself, so that a command costs one call to send and one to
-receive, and no other thread is woken. Where nobody waits (events, asynchronous I/O) a watcher thread sleeps
-on all connections and calls their handlers, once each time they were armed.
+receive, and no other thread is woken.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -51,11 +49,11 @@ from nvme_emu.transports.tcp.tls import host_layer
 from nvme_emu.transports.tcp.tls_socket import TlsSocket
 
 if TYPE_CHECKING:
-    from nvme_emu.core.capsules import CapsuleChannel, Completed
+    from nvme_emu.core.capsules import Completed
     from nvme_emu.core.ports import StreamTap
-    from nvme_emu.core.tls_psk import TlsKey
+    from nvme_emu.transports.tcp.fabric import TcpFabric
 
-__all__ = ["InitiatorOptions", "TcpChannel", "TcpFabric"]
+__all__ = ["InitiatorOptions", "TcpChannel"]
 
 CONNECT_IN_CAPSULE: Final = 8192
 """What any queue's capsules may carry until Identify Controller tells more: Connect's data fits."""
@@ -402,111 +400,3 @@ class TcpChannel:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-
-
-class TcpFabric:
-    """The way to subsystem `nqn` at `host` and `port`; a `core.capsules.Fabric`.
-
-    `tap(host)` makes the witness of a new connection from our (address, port). With `tls`, a key and our NQN,
-    connections are TLS 1.3.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        nqn: str,
-        options: InitiatorOptions | None = None,
-        *,
-        tap: Callable[[tuple[str, int]], StreamTap] | None = None,
-        tls: tuple[TlsKey, str] | None = None,
-    ) -> None:
-        self.nqn = nqn
-        self.tap = tap
-        self.tls = tls
-        self.address = f"{f'[{host}]' if ':' in host else host}:{port}"
-        self._where = host, port
-        self._options = options or InitiatorOptions()
-        self._channels: list[TcpChannel] = []
-        self._watcher: _Watcher | None = None
-
-    def open(self) -> TcpChannel:
-        """See `Fabric.open`."""
-        try:
-            channel = TcpChannel(self, self._where, self._options)
-        except OSError as error:
-            raise OSError(error.errno, f"cannot connect to {self.address}: {error.strerror or error}") from error
-        self._channels.append(channel)
-        return channel
-
-    def watch(self, channel: CapsuleChannel, handler: Callable[[], None]) -> None:
-        """See `Fabric.watch`."""
-        assert isinstance(channel, TcpChannel)
-        if self._watcher is None:
-            self._watcher = _Watcher(f"nvme-tcp {self.address}")
-        self._watcher.add(channel.fileno(), handler)
-
-    def rearm(self, channel: TcpChannel) -> None:
-        """Watch a channel for the next thing to receive; nothing if nobody watches it."""
-        if self._watcher is not None:
-            self._watcher.rearm(channel.fileno())
-
-    def unwatch(self, channel: TcpChannel) -> None:
-        """Watch it no more."""
-        if self._watcher is not None:
-            self._watcher.remove(channel.fileno())
-
-    def close(self) -> None:
-        """See `Fabric.close`."""
-        for channel in self._channels:
-            channel.close()
-        self._channels.clear()
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.stop()
-
-
-class _Watcher:
-    """A thread that sleeps on sockets and calls their handlers, once each time they were armed."""
-
-    def __init__(self, name: str) -> None:
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[], None]] = {}
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wake, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def add(self, fd: int, handler: Callable[[], None]) -> None:
-        """Watch `fd`, armed."""
-        self._handlers[fd] = handler
-        self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
-
-    def rearm(self, fd: int) -> None:
-        """Tell of `fd` once more; nothing if it is not watched."""
-        if fd in self._handlers:
-            with contextlib.suppress(OSError):
-                self._epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
-
-    def remove(self, fd: int) -> None:
-        """Forget `fd`."""
-        if self._handlers.pop(fd, None) is not None:
-            with contextlib.suppress(OSError):
-                self._epoll.unregister(fd)
-
-    def _run(self) -> None:
-        while True:
-            for fd, _ in self._epoll.poll():
-                if fd == self._wake:
-                    return
-                handler = self._handlers.get(fd)
-                if handler is not None:
-                    handler()
-
-    def stop(self) -> None:
-        """End the thread."""
-        os.eventfd_write(self._wake, 1)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-        self._epoll.close()
-        os.close(self._wake)

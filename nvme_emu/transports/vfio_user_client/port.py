@@ -12,7 +12,6 @@ import contextlib
 import errno
 import mmap
 import os
-import select
 import threading
 from typing import TYPE_CHECKING
 
@@ -40,6 +39,7 @@ from nvme_emu.spec.vfio_user import (
 )
 from nvme_emu.transports.vfio_user_client.messages import Messages
 from nvme_emu.transports.vfio_user_client.shared import SharedMemory
+from nvme_emu.transports.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,17 +64,14 @@ class VfioUserPort:
     def __init__(self, path: str) -> None:
         self._memory = SharedMemory()
         self._handlers: dict[int, IrqHandler] = {}
-        self._eventfds: dict[int, int] = {}  # descriptor -> vector
+        self._eventfds: list[int] = []
         self._on_gone: Callable[[], None] | None = None
         self._lost = False
         self._losing = threading.Lock()
         self._page: mmap.mmap | None = None
         self._words: memoryview | None = None
         self._words_at = 0
-        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
-        self._poller = select.epoll()
-        self._poller.register(self._stop_fd, select.EPOLLIN)
-        self._listener = threading.Thread(target=self._listen, name="vfio-user interrupts", daemon=True)
+        self._watcher: Watcher | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_files)
             self._messages = Messages(path, self._memory, self._went)
@@ -84,25 +81,20 @@ class VfioUserPort:
                 self._look()
             except ValueError as error:
                 raise OSError(errno.EPROTO, f"an answer cannot be read: {error}", path) from error
-            self._listener.start()
+            self._watcher = Watcher("vfio-user interrupts")
             undo.pop_all()
 
     def close(self) -> None:
         """Hang up; the device is reset by that. A second call does nothing."""
-        if self._stop_fd < 0:
-            return
         self._messages.close()
-        os.eventfd_write(self._stop_fd, 1)
-        if self._listener is not threading.current_thread():
-            self._listener.join()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.stop()
         self._close_files()
 
     def _close_files(self) -> None:
-        self._poller.close()
-        for fd in (*self._eventfds, self._stop_fd):
-            os.close(fd)
-        self._eventfds.clear()
-        self._stop_fd = -1
+        while self._eventfds:
+            os.close(self._eventfds.pop())
         if self._words is not None and self._page is not None:
             self._words.release()
             self._page.close()
@@ -281,9 +273,10 @@ class VfioUserPort:
             return
         if vector >= self._vectors:
             raise OSError(errno.EINVAL, f"vector {vector} of {self._vectors}", self._messages.path)
+        assert self._watcher is not None
         fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._eventfds[fd] = vector
-        self._poller.register(fd, select.EPOLLIN)
+        self._eventfds.append(fd)
+        self._watcher.add(fd, lambda: self._message(fd, vector), once=False)
         self._set_irqs(IrqSetFlag.DATA_EVENTFD | IrqSetFlag.ACTION_TRIGGER, vector, (fd,))
 
     def mask_irq(self, vector: int, masked: bool) -> None:
@@ -296,14 +289,10 @@ class VfioUserPort:
         head = IRQ_SET.build(argsz=IRQ_SET.size, flags=int(flags), index=IrqIndex.MSIX, start=vector, count=1)
         self._ask(Command.DEVICE_SET_IRQS, head, fds)
 
-    def _listen(self) -> None:
-        while True:
-            for fd, _ in self._poller.poll():
-                if fd == self._stop_fd:
-                    return
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
-                self._handlers[self._eventfds[fd]]()
+    def _message(self, fd: int, vector: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(fd)
+        self._handlers[vector]()
 
 
 def _is_a_port(port: VfioUserPort) -> DevicePort:
