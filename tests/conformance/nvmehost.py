@@ -50,7 +50,7 @@ QUICK = ControllerConfig(
 
 
 class Answer(NamedTuple):
-    """A completion: SCT and SC, dword 0, and the data that came."""
+    """A completion: SCT and SC, dword 0 (of I/O commands with dword 1 above it), and the data that came."""
 
     status: int
     dw0: int
@@ -109,7 +109,7 @@ class NvmeHost:
         except NvmeError as error:
             assert error.status is not None, error
             return Answer(error.status & STATUS_CODE_MASK, 0, b"")
-        return Answer(0, request.dw0, array.tobytes() if array is not None and nbytes else b"")
+        return Answer(0, request.dw0 | request.dw1 << 32, array.tobytes() if array is not None and nbytes else b"")
 
     # -- commands that many cases need ----------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class NvmeHost:
 @contextmanager
 def tcp_target(config: ControllerConfig, sizes: tuple[int, ...] = (SIZE,)) -> Iterator[str]:
     """The URL of a served subsystem."""
-    namespaces = [Namespace(nsid, RamMedia(size), 512) for nsid, size in enumerate(sizes, 1)]
+    namespaces = [Namespace(nsid, RamMedia(size), 512, zoned=config.zns) for nsid, size in enumerate(sizes, 1)]
     target = FabricsTarget([Subsystem(config=config, namespaces=namespaces, nqn=NQN)])
     loop = Loop()
     server = TcpServer(loop, target, TcpServerConfig(port=0), log=lambda line: None)
@@ -212,7 +212,7 @@ def tcp_host(url: str, number: int = 1) -> Iterator[NvmeHost]:
 
 @contextmanager
 def connected(transport: str, config: ControllerConfig = QUICK, namespaces: int = 1) -> Iterator[NvmeHost]:
-    """A host over one of `TRANSPORTS`, with namespaces of 1 MiB of 512-byte blocks."""
+    """A host over one of `TRANSPORTS`, with namespaces of 1 MiB of 512-byte blocks; zoned ones with ``config.zns``."""
     if transport == "tcp":
         with tcp_target(replace(config), (SIZE,) * namespaces) as url, tcp_host(url) as host:
             yield host
@@ -227,7 +227,8 @@ def connected(transport: str, config: ControllerConfig = QUICK, namespaces: int 
     elif transport == "inproc-tlc":
         options["profile"] = "tlc"
         options["clock"] = "virtual"
-    with nvme_emu.open(size=SIZE * namespaces, namespaces=namespaces, controller=config, **options) as machine:
+    options |= {"size": SIZE * namespaces, "namespaces": namespaces, "zoned": config.zns}
+    with nvme_emu.open(controller=config, **options) as machine:
         if transport == "inproc-pure":
             machine.controller.compiled = False
         yield NvmeHost(machine)
