@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from nvme_emu.observe.checker import Checker
+    from nvme_emu.observe.checker.ledger import Ledger
 
 __all__ = ["LEVELS", "check_option", "checked_environment", "quiet_checker", "report_option", "tell"]
 
@@ -34,7 +34,7 @@ def report_option() -> Callable[[_F], _F]:
     return click.option("--check-report", metavar="FILE", help=text)
 
 
-def tell(checkers: Sequence[Checker], *, level: str, report: str | None, quiet: bool) -> bool:
+def tell(checkers: Sequence[Ledger], *, level: str, report: str | None, quiet: bool) -> bool:
     """Report on standard error and in a file; whether the command has to fail for what was found."""
     from nvme_emu.observe.checker.report import as_text, write_report
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from nvme_emu.cli.serve_device import ServedDevice
     from nvme_emu.cli.serve_faults import HostFaults
     from nvme_emu.core.faults import Rule
-    from nvme_emu.observe.checker import Checker
+    from nvme_emu.observe.checker import Checker, FabricsChecker
     from nvme_emu.observe.pcap import Capture
     from nvme_emu.observe.rpc import Watched
     from nvme_emu.transports.loop import Loop
@@ -186,7 +186,7 @@ class FrontEnd(Protocol):
 )
 @click.option("--faults", metavar="FILE", help="Rules that say when the SSDs go wrong (docs/faults.md).")
 @check_option(
-    "Watch what the vfio-user clients do wrong (docs/checker.md); with error, the default, that is exit code 1."
+    "Watch what the clients and hosts do wrong (docs/checker.md); with error, the default, that is exit code 1."
 )
 @report_option()
 @json_option("A summary at the end, to standard output or to FILE.")
@@ -237,8 +237,6 @@ def _serve(options: Options) -> int:
         raise ValueError("--pcap is about --tcp, which is not there")
     inputs = [options.faults, *options.images]
     check_output(options.json_file, inputs=inputs, json=True)
-    if (options.check or options.check_report) and not options.vfio_user:
-        raise ValueError("--check is about --vfio-user, which is not there")
     for path in (options.trace, options.pcap, options.check_report):
         check_output(path, inputs=inputs)
     rules = _rules(options)
@@ -255,18 +253,18 @@ def _serve(options: Options) -> int:
             sink = closing.enter_context(JsonLines(options.trace))
         capture = None if options.pcap is None else closing.enter_context(_capture(options.pcap, options.quiet))
         fronts: list[FrontEnd] = []
-        checkers: list[Checker] = []
+        checkers: list[Checker | FabricsChecker] = []
         for number, (kind, where) in enumerate(places, 1):
             device = _make_device(options, number)
             closing.callback(device.close)
             if sink is not None:
                 device.trace.add_sink(sink)
-            checker = _make_checker(options, kind, device)
-            if checker is not None:
-                checkers.append(checker)
             hosts = HostFaults(device.controller, options.seed, loop.clock) if kind == "tcp" else None
             front = _make_front(loop, where, number - 1 - len(options.vfio_user), device, options, hosts, capture)
             closing.callback(front.close)
+            checker = _make_checker(options, device, front)
+            if checker is not None:
+                checkers.append(checker)
             watched, methods = _watch(loop, device, front)
             watched.checker = checker
             if hosts is None:
@@ -278,6 +276,9 @@ def _serve(options: Options) -> int:
                 closing.enter_context(serve_rpc(watched, options.rpc[number - 1], extra=methods))
             fronts.append(front)
         loop.run()
+        for one in checkers:
+            # Who is still connected does not leave: the server does.
+            one.host_is_there = True
         summary = {
             "version": 1,
             "seconds": round(time.monotonic() - started, 3),
@@ -297,13 +298,16 @@ def _serve(options: Options) -> int:
     return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
 
 
-def _make_checker(options: Options, kind: str, device: ServedDevice) -> Checker | None:
-    """Who watches the device's client, with what its doorbells show."""
+def _make_checker(options: Options, device: ServedDevice, front: FrontEnd) -> Checker | FabricsChecker | None:
+    """Who watches the device's client, with what its doorbells show, or its hosts. Nobody has come yet."""
     level = options.check or ("warn" if options.check_report else None)
-    if level is None or kind != "vfio-user":
+    if level is None:
         return None
-    from nvme_emu.observe.checker import Checker
+    from nvme_emu.cli.serve_tcp import TcpFront
+    from nvme_emu.observe.checker import Checker, FabricsChecker
 
+    if isinstance(front, TcpFront):
+        return FabricsChecker(front.target, level=level).attach()
     return Checker(device.controller, scope=options.doorbells, level=level).attach()
 
 

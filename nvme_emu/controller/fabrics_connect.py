@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nvme_emu.core.faults import Effect
     from nvme_emu.spec.base import Fields
 
-__all__ = ["FabricsQueue"]
+__all__ = ["PROPERTIES", "FabricsQueue"]
 
 _FABRICS: Final = int(AdminOpcode.FABRICS)
 _CONNECT_TAG: Final = 0xFFFF
@@ -52,7 +52,7 @@ _SIZES: Final = {0: 4, 1: 8}
 _NOTHING: Final[dict[int, Effect]] = {}
 
 # The properties of a controller behind a fabric (Base 2.1, Figure 33): offset -> (bytes, may be written).
-_PROPERTIES: Final[dict[int, tuple[int, bool]]] = {
+PROPERTIES: Final[dict[int, tuple[int, bool]]] = {
     Reg.CAP: (8, False),
     Reg.VS: (4, False),
     Reg.CC: (4, True),
@@ -89,6 +89,11 @@ class FabricsQueue:
             return "not connected"
         kind = "discovery controller" if association.discovery else "controller"
         return f"{kind} {association.cntlid} queue {rings.qid} of {association.hostnqn}"
+
+    @property
+    def association(self) -> Association | None:
+        """Whose queue it is; None before Connect."""
+        return self._association
 
     @property
     def connected(self) -> bool:
@@ -181,6 +186,9 @@ class FabricsQueue:
         """See `CapsuleQueue.release`."""
         if self._rings is not None:
             self._rings.release()
+
+    def violated(self, why: str, digest: bool) -> None:
+        """See `CapsuleQueue.violated`: the connection ends, and that is enough."""
 
     def close(self, why: str) -> None:
         """See `CapsuleQueue.close`."""
@@ -362,7 +370,7 @@ class FabricsQueue:
 
     def _property_get(self, rings: RingQueue, command: Fields) -> None:
         nbytes = _SIZES.get(command.attrib & 7)
-        known = _PROPERTIES.get(command.ofst)
+        known = PROPERTIES.get(command.ofst)
         if known is None or nbytes is None or (nbytes != known[0] and command.ofst != Reg.CRTO):
             rings.refuse(command.cid, Status.INVALID_FIELD)
             return
@@ -371,7 +379,7 @@ class FabricsQueue:
 
     def _property_set(self, rings: RingQueue, command: Fields) -> None:
         nbytes = _SIZES.get(command.attrib & 7)
-        known = _PROPERTIES.get(command.ofst)
+        known = PROPERTIES.get(command.ofst)
         if known is None or nbytes != known[0] or not known[1]:
             rings.refuse(command.cid, Status.INVALID_FIELD)
             return

@@ -93,6 +93,10 @@ class Firmware:
             raise CommandError(Status.OVERLAPPING_RANGE, location=_OFST)
         parts[offset] = data
 
+    def parts(self, cntlid: int) -> list[tuple[int, int]]:
+        """(offset, bytes) of each part that was downloaded, in ascending order."""
+        return sorted((at, len(part)) for at, part in self._parts.get(cntlid, {}).items())
+
     def has_image(self, cntlid: int) -> bool:
         """Whether something was downloaded and not committed yet."""
         return bool(self._parts.get(cntlid))

@@ -121,6 +121,9 @@ class CapsuleQueue(Protocol):
     def release(self) -> None:
         """The data of all answers so far has been sent or copied."""
 
+    def violated(self, why: str, digest: bool) -> None:
+        """The host sent what its transport does not allow, and the connection ends for it; or a wrong digest."""
+
     def close(self, why: str) -> None:
         """The connection is gone."""
 

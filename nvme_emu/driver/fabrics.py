@@ -27,6 +27,7 @@ from nvme_emu.driver.fabrics_pair import FabricsPair, as_pair
 from nvme_emu.driver.fabrics_path import FabricsPumpPath, FabricsSyncPath
 from nvme_emu.driver.fabrics_recovery import FabricsRecovery
 from nvme_emu.driver.pump import PerRequestPath
+from nvme_emu.driver.reset import HOST_ABORTED
 from nvme_emu.driver.state import CtrlState
 from nvme_emu.spec.commands import join64
 from nvme_emu.spec.fabrics import CATTR, CNTLID_ANY, CONNECT_DATA
@@ -75,7 +76,8 @@ def default_hostnqn() -> tuple[str, bytes]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FabricsHost:
-    """Who we say that we are. `kato_ms` 0 asks for no keep alive timer.
+    """Who we say that we are. `kato_ms` 0 asks for no keep alive timer; two minutes is what the specification takes
+    where a transport such as TCP needs one (Base 2.1, 5.1.25.1.11).
 
     With `dhchap_secret` (DHHC-1:…) we prove it to a target that asks; with `dhchap_ctrl_secret` as well the
     target has to prove who it is. With `tls_key` (NVMeTLSkey-1:…) connections are TLS 1.3, which takes Python 3.13.
@@ -84,7 +86,7 @@ class FabricsHost:
 
     nqn: str = field(default_factory=lambda: default_hostnqn()[0])
     identifier: bytes = field(default_factory=lambda: default_hostnqn()[1])
-    kato_ms: int = 0
+    kato_ms: int = 120_000
     dhchap_secret: str | None = field(default=None, repr=False)
     dhchap_ctrl_secret: str | None = field(default=None, repr=False)
     tls_key: str | None = field(default=None, repr=False)
@@ -363,6 +365,9 @@ class FabricsDriver(NvmeDriver):
                 self._wire.write32(Reg.CC, CC.replace(cc, shn=CC_SHN_NORMAL))
                 self._wait_csts(CSTS.mask("shst"), CSTS.pack(shst=CSTS_SHST_COMPLETE), SHUTDOWN_MS, "shut down")
             self.change_state(CtrlState.DEAD)
+        # Who came too late waits at a queue's gate.
+        for path in self.paths:
+            path.kill(HOST_ABORTED)
         self._wire.admin = None
         self._stop_workers()
         self.paths = self.offered = []

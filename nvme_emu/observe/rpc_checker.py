@@ -11,7 +11,7 @@ from nvme_emu.observe.checker.rules import RULES
 from nvme_emu.observe.watched import Watched
 
 if TYPE_CHECKING:
-    from nvme_emu.observe.checker import Checker
+    from nvme_emu.observe.checker.ledger import Ledger
 
 __all__ = ["CheckerMethods"]
 
@@ -19,7 +19,7 @@ __all__ = ["CheckerMethods"]
 class CheckerMethods:
     """See :class:`nvme_emu.observe.checker.Checker`. A finding is an event of the trace, too: ``check_finding``."""
 
-    def __init__(self, watched: Watched, checker: Checker) -> None:
+    def __init__(self, watched: Watched, checker: Ledger) -> None:
         self._watched = watched
         self._checker = checker
 

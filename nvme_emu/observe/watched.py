@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.core.trace import TraceHub
     from nvme_emu.driver.device import NvmeDriver
-    from nvme_emu.observe.checker import Checker
+    from nvme_emu.observe.checker.ledger import Ledger
     from nvme_emu.observe.faults import FaultControl
 
 __all__ = ["Guard", "Watched", "watch"]
@@ -114,7 +114,7 @@ class Watched:
     poke: Callable[[], object] | None = None
     inside: Callable[[Callable[[], object]], None] | None = None
     faults: FaultControl | None = None
-    checker: Checker | None = None
+    checker: Ledger | None = None
     recorder: Recorder | None = None
     home: int = field(default_factory=threading.get_ident)
     _recording: threading.Lock = field(default_factory=threading.Lock)

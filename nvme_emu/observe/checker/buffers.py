@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from nvme_emu.observe.checker.memory import Span, Transfer, look, owner, resolve
+from nvme_emu.observe.checker.memory import Span, Transfer, look, owner, transfer_of
 
 if TYPE_CHECKING:
     from nvme_emu.controller.command import Command
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["COPIED_BYTES_MAX", "Buffers"]
 
 COPIED_BYTES_MAX: Final = 64 << 20
-"""Copies of buffers that are kept at once; transfers beyond it are not compared, and counted in `uncompared`."""
+"""Copies of buffers that are kept at once; transfers beyond it are not compared, but counted (`Ledger.uncompared`)."""
 
 _PAGE_SHIFT: Final = 12
 _DATA_OUT, _DATA_IN = 1, 2  # bits 1:0 of an opcode (Base 2.1, 4.1.1): host to controller, controller to host
@@ -48,7 +48,6 @@ class Buffers:
         self._uses: dict[_Key, _Use] = {}
         self._pages: dict[int, list[_Key]] = {}
         self._copied = 0
-        self.uncompared = 0
 
     def forget(self) -> None:
         """A reset: nothing is in flight any more."""
@@ -61,7 +60,7 @@ class Buffers:
         if not nbytes or not self._checker.judges("buffer-memory"):
             return
         to_host = bool(entry.opcode & _DATA_IN)
-        transfer = resolve(self._ctrl.memory, entry.prp1, entry.prp2, nbytes, self._ctrl.page_size, to_host)
+        transfer = transfer_of(self._ctrl.memory, entry, nbytes, self._ctrl.page_size, to_host)
         report = self._checker.report
         for rule, words, values in transfer.problems:
             report(rule, words, qid=sq.qid, cid=entry.cid, **values)
@@ -95,7 +94,7 @@ class Buffers:
         if use.transfer.to_host:
             self._written_by_device(key, use)
         if self._copied + use.transfer.nbytes > COPIED_BYTES_MAX:
-            self.uncompared += 1
+            self._checker.uncompared += 1
             return
         self._copied += use.transfer.nbytes
         use.data = [look(self._ctrl.memory, *span) for span in use.transfer.data]

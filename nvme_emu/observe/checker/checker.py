@@ -10,7 +10,6 @@ so goes the way on which each command and completion is told of: not in C, and n
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +27,12 @@ from nvme_emu.core.trace import (
 )
 from nvme_emu.observe.checker.buffers import Buffers
 from nvme_emu.observe.checker.commands import Commands
-from nvme_emu.observe.checker.finding import CheckError, Finding, RuleSummary
+from nvme_emu.observe.checker.finding import Finding
+from nvme_emu.observe.checker.ledger import Ledger
 from nvme_emu.observe.checker.queues import Queues
 from nvme_emu.observe.checker.registers import Registers
-from nvme_emu.observe.checker.rules import MODES, RULES, SCOPES
+from nvme_emu.observe.checker.rules import RULES
+from nvme_emu.spec.queues import PSDT_MASK, Sqe
 from nvme_emu.spec.registers import Reg
 
 if TYPE_CHECKING:
@@ -39,16 +40,14 @@ if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
     from nvme_emu.core.ports import DevicePort
 
-__all__ = ["FINDINGS_MAX", "HISTORY", "Checker", "Tap"]
+__all__ = ["HISTORY", "Checker", "Tap"]
 
 HISTORY: Final = 32
 """Events of a queue that a finding brings with it."""
 
-FINDINGS_MAX: Final = 32
-"""Findings of one rule that are kept whole; later ones are counted."""
-
 _DOORBELLS: Final = int(Reg.DOORBELLS)
 _CONTROLLER: Final = -1
+_DWORD: Final = 0xFFFF_FFFF
 
 
 class Tap:
@@ -72,7 +71,7 @@ class Tap:
         return getattr(self._hub, name)
 
 
-class Checker:
+class Checker(Ledger):
     """Watches a controller from the moment of `attach`; best before the host has touched it.
 
     ``scope`` says what the transport shows of the host: one of `SCOPES`. ``vector_mapped(vector)`` tells whether
@@ -89,25 +88,13 @@ class Checker:
         vector_mapped: Callable[[int], bool] | None = None,
         on_finding: Callable[[Finding], None] | None = None,
     ) -> None:
-        if scope not in SCOPES:
-            raise ValueError(f"scope={scope!r}: it is one of {', '.join(SCOPES)}")
-        if level not in ("warn", "error"):
-            raise ValueError(f"level={level!r}: it is 'warn' or 'error'")
+        super().__init__(scope=scope, level=level, on_finding=on_finding)
         self.controller = controller
-        self.scope = scope
-        self.level = level
-        self.on_finding = on_finding
-        self._modes = SCOPES[scope]
         self._vector_mapped = vector_mapped
-        self._lock = threading.RLock()
         self._attached: TraceHub | None = None
         self._aside = False
-        self.internal_error: Exception | None = None
-        """A bug of the checker's own, after which it judges nothing any more."""
-        self._findings: list[Finding] = []
-        self._counts: dict[str, int] = {}
-        self._last: dict[str, Finding] = {}
-        self._raised = 0
+        self.host_is_there = False
+        """Whether the host is still there when `host_left` comes: the device's end is what ends it."""
         self._freed_pages: set[int] = set()
         self._history: dict[int, deque[Any]] = {}
         self.queues = Queues(self)
@@ -187,8 +174,16 @@ class Checker:
             with self._lock:
                 act()
         except Exception as error:
-            self.internal_error = error
-            report_failure(error, None, "checker")
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """A bug of the checker's own: it judges nothing any more."""
+        self.internal_error = error
+        report_failure(error, None, "checker")
+
+    def now_ns(self) -> int:
+        """The time of what happens now."""
+        return self.controller.now_ns
 
     def _take(self, event: Any) -> None:
         kind = type(event)
@@ -242,10 +237,6 @@ class Checker:
 
     # -- what the watchers ask ------------------------------------------------------------------------------
 
-    def judges(self, rule: str) -> bool:
-        """Whether a rule can be judged on this transport."""
-        return RULES[rule].mode in self._modes
-
     def is_freed(self, addr: int) -> bool:
         """Whether the driver has given the page at `addr` back to its allocator."""
         return addr >> 12 in self._freed_pages
@@ -256,83 +247,49 @@ class Checker:
 
     def report(self, rule: str, what: str, *, qid: int = -1, cid: int = -1, **values: int) -> None:
         """The host broke a rule. Nothing happens where the rule cannot be judged on this transport."""
-        known = RULES[rule]
-        if known.mode not in self._modes:
+        if not self.judges(rule):
             return
-        count = self._counts.get(rule, 0) + 1
-        self._counts[rule] = count
+        known = RULES[rule]
         finding = Finding(
             rule=rule,
             title=known.title,
             clause=known.clause,
             severity=known.severity,
             what=what,
-            ts_ns=self.controller.now_ns,
+            ts_ns=self.now_ns(),
             qid=qid,
             cid=cid,
+            host=self.host,
             values=tuple(values.items()),
             history=tuple(self._history.get(qid, ())),
         )
-        self._last[rule] = finding
         emit = None if self._attached is None else self._attached.emit
         if emit is not None:
             emit(CheckFinding(finding.ts_ns, rule, known.severity, qid, cid, what))
-        if count <= FINDINGS_MAX:
-            self._findings.append(finding)
-            if self.on_finding is not None:
-                self.on_finding(finding)
+        self.file(finding)
 
-    # -- what was found -------------------------------------------------------------------------------------
+    def outstanding(self) -> dict[int, dict[int, Sqe]]:
+        """What the host has submitted and not been answered, by queue and identifier."""
+        return self.queues.outstanding()
 
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What was found, oldest first; at most `FINDINGS_MAX` of each rule."""
-        with self._lock:
-            return tuple(self._findings)
+    def io_outstanding(self, nsid: int | None = None) -> int:
+        """How many I/O commands are outstanding: of a namespace, or of all."""
+        queues = [live for qid, live in self.outstanding().items() if qid]
+        if nsid is None:
+            return sum(map(len, queues))
+        return sum(1 for live in queues for entry in live.values() if entry.nsid == nsid)
 
-    @property
-    def errors(self) -> tuple[Finding, ...]:
-        """The findings of severity "error"."""
-        return tuple(one for one in self.findings if one.severity == "error")
+    def may_abort(self, sqid: int, cid: int) -> bool:
+        """Whether a command is outstanding, as far as the host can know."""
+        return self.queues.may_abort(sqid, cid)
 
-    @property
-    def summaries(self) -> tuple[RuleSummary, ...]:
-        """Each rule that was broken, with how often, in the order of the first time."""
-        with self._lock:
-            return tuple(
-                RuleSummary(
-                    rule=rule,
-                    title=last.title,
-                    clause=last.clause,
-                    severity=last.severity,
-                    count=self._counts[rule],
-                    last=last,
-                )
-                for rule, last in self._last.items()
-            )
+    def data_pointer(self, entry: Sqe) -> str:
+        """What the data pointer of a command says, in words; "" where it says nothing."""
+        if entry.flags & PSDT_MASK:
+            return f"an SGL of {entry.prp2 & _DWORD} bytes" if entry.prp2 & _DWORD else ""
+        return f"PRP1 {entry.prp1:#x}, PRP2 {entry.prp2:#x}" if entry.prp1 or entry.prp2 else ""
 
-    @property
-    def not_judged(self) -> dict[str, str]:
-        """The rules that cannot be judged on this transport, with what they need."""
-        return {ident: MODES[rule.mode] for ident, rule in RULES.items() if rule.mode not in self._modes}
-
-    def clear(self) -> None:
-        """Forget what was found; what is known of the host stays."""
-        with self._lock:
-            self._findings.clear()
-            self._counts.clear()
-            self._last.clear()
-            self._raised = 0
-
-    def raise_new(self) -> None:
-        """Raise CheckError for errors that no call of this has raised yet; RuntimeError if the checker itself broke."""
-        if self.internal_error is not None:
-            raise RuntimeError("the checker failed and did not judge everything") from self.internal_error
-        with self._lock:
-            new = [one for one in self._findings[self._raised :] if one.severity == "error"]
-            self._raised = len(self._findings)
-        if new:
-            raise CheckError(new)
+    # -- for who owns the port ------------------------------------------------------------------------------
 
     def raise_from(self, port: DevicePort, caller: Callable[[], object | None]) -> None:
         """Let the port's calls that reach the device raise CheckError for what they did wrong.
@@ -356,7 +313,7 @@ class Checker:
                 result = call(*args)
             finally:
                 calling.discard(id(who))
-            if self._raised != len(self._findings):
+            if self.has_new:
                 self.raise_new()
             return result
 

@@ -18,7 +18,8 @@ class Finding:
 
     ``rule``, ``title``, ``clause`` and ``severity`` ("error" or "warning") are the rule's; ``what`` says it of
     this case with the offending values, which are also in ``values`` as (name, number) pairs. ``qid`` and
-    ``cid`` are -1 where there is none. ``history`` holds the last events of that queue (of the controller where
+    ``cid`` are -1 where there is none. ``host`` names the host where there may be several, and is "" elsewhere.
+    ``history`` holds the last events of that queue (of the controller where
     there is none), oldest first, up to the one that broke the rule.
     """
 
@@ -32,9 +33,11 @@ class Finding:
     cid: int
     values: tuple[tuple[str, int], ...]
     history: tuple[Any, ...]
+    host: str = ""
 
     def __str__(self) -> str:
-        where = "" if self.qid < 0 else f" q{self.qid}" + ("" if self.cid < 0 else f" cid {self.cid:#06x}")
+        where = f" {self.host}" if self.host else ""
+        where += "" if self.qid < 0 else f" q{self.qid}" + ("" if self.cid < 0 else f" cid {self.cid:#06x}")
         return f"{self.severity}: {self.rule}:{where} {self.what} ({self.clause})"
 
     def as_json(self) -> dict[str, Any]:
@@ -48,6 +51,7 @@ class Finding:
             "ts_ns": self.ts_ns,
             "qid": None if self.qid < 0 else self.qid,
             "cid": None if self.cid < 0 else self.cid,
+            "host": self.host or None,
             "values": dict(self.values),
             "history": [as_record(event) for event in self.history],
         }

@@ -9,10 +9,17 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from nvme_emu.core.errors import DmaError
+from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.core.memory import HostMemory, Region
+from nvme_emu.core.sgl import walk_sgl
+from nvme_emu.spec.queues import PSDT_MASK, Sqe
+from nvme_emu.spec.sgl import SGL_BIT_BUCKET, SGL_DATA_BLOCK, SGL_LAST_SEGMENT, SGL_SEGMENT
+from nvme_emu.spec.status import describe
 
-__all__ = ["ENTRY_BYTES", "Problem", "Span", "Transfer", "is_direct", "look", "owner", "resolve"]
+__all__ = [
+    "ENTRY_BYTES", "Problem", "Span", "Transfer", "is_direct", "look", "owner", "resolve", "resolve_sgl",
+    "transfer_of",
+]  # fmt: skip
 
 ENTRY_BYTES = 8
 
@@ -87,6 +94,49 @@ def resolve(memory: HostMemory, prp1: int, prp2: int, nbytes: int, page: int, to
         _check_owned(memory, found)
         _check_repeated(found, page)
     return found
+
+
+def resolve_sgl(memory: HostMemory, first: tuple[int, int, int], nbytes: int, to_host: bool) -> Transfer:
+    """Follow the SGL of a transfer of `nbytes` (Base 2.1, 4.3.2) whose first descriptor is given."""
+    found = Transfer(nbytes, to_host)
+    address, length, kind = first
+    if kind in (SGL_SEGMENT, SGL_LAST_SEGMENT):
+        # A segment that is to be asked for would make the checker wait.
+        if owner(memory, address) is not None and not is_direct(memory, address):
+            found.blind = True
+            return found
+        found.lists.append((address, length))
+    left = nbytes
+    try:
+        for addr, size, identifier in walk_sgl(memory, first):
+            if identifier == SGL_DATA_BLOCK:
+                taken = min(size, left)
+                if taken:
+                    _add(found.data, addr, taken)
+            elif identifier == SGL_BIT_BUCKET:
+                taken = min(size, left) if to_host else 0
+            else:
+                found.problems.append(("sgl-type", f"descriptor {identifier:#04x}", {"type": identifier}))
+                return found
+            left -= taken
+            if not left:
+                break
+    except CommandError as error:
+        words = f"{describe(error.status)}: the segment at {address:#x}+{length:#x}, or one behind it"
+        found.problems.append(("sgl-list", words, {"address": address, "length": length}))
+        return found
+    if left:
+        found.problems.append(("sgl-length", f"{nbytes - left} bytes of {nbytes}", {"length": nbytes - left}))
+        return found
+    _check_owned(memory, found)
+    return found
+
+
+def transfer_of(memory: HostMemory, entry: Sqe, nbytes: int, page: int, to_host: bool) -> Transfer:
+    """What the data pointer of a command describes, whichever it is."""
+    if not entry.flags & PSDT_MASK:
+        return resolve(memory, entry.prp1, entry.prp2, nbytes, page, to_host)
+    return resolve_sgl(memory, (entry.prp1, entry.prp2 & 0xFFFF_FFFF, entry.prp2 >> 56), nbytes, to_host)
 
 
 def _add(spans: list[Span], addr: int, nbytes: int) -> None:

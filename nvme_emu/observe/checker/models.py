@@ -10,12 +10,13 @@ from nvme_emu.observe.checker.memory import Span, is_direct
 if TYPE_CHECKING:
     from nvme_emu.controller.pcie.rings import CompletionQueue, SubmissionQueue
     from nvme_emu.core.memory import HostMemory
+    from nvme_emu.spec.queues import Sqe
 
 __all__ = ["CqModel", "SqModel"]
 
 
 class SqModel:
-    """A submission queue. `live` maps the identifiers that are submitted and not completed to their opcodes;
+    """A submission queue. `live` maps the identifiers that are submitted and not completed to their entries;
     `known_head` is the newest head that the host can know from a completion; `pending` holds the entries that
     wait to be fetched as they were at their doorbell (empty where the ring is no memory of the host's own)."""
 
@@ -24,7 +25,7 @@ class SqModel:
     def __init__(self, sq: SubmissionQueue, memory: HostMemory) -> None:
         self.sq = sq
         self.direct = is_direct(memory, sq.base)
-        self.live: dict[int, int] = {}
+        self.live: dict[int, Sqe] = {}
         self.known_head = sq.head
         self.next = sq.head
         self.pending: deque[bytes] = deque()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from nvme_emu.controller.pcie.lifecycle import State
 from nvme_emu.observe.checker.memory import Span, look, owner
 from nvme_emu.observe.checker.models import CqModel, SqModel
-from nvme_emu.spec.queues import CQE_SIZE, SQE, SQE_SIZE
+from nvme_emu.spec.queues import CQE_SIZE, FUSE_FIRST, FUSE_MASK, SQE, SQE_SIZE, Sqe
 from nvme_emu.spec.registers import CC, CC_SHN_NONE, CSTS_RDY, Reg
 
 if TYPE_CHECKING:
@@ -82,10 +82,19 @@ class Queues:
         rings = self._rings
         return [(sq.base, sq.nbytes) for sq in rings.sqs.values()] + [(cq.base, cq.nbytes) for cq in rings.cqs.values()]
 
-    def io_outstanding(self) -> int:
-        """I/O commands that are submitted and not completed."""
+    def outstanding(self) -> dict[int, dict[int, Sqe]]:
+        """What is submitted and not completed, by queue and identifier."""
         self.follow()
-        return sum(len(model.live) for qid, model in self.sqs.items() if qid)
+        return {qid: model.live for qid, model in self.sqs.items()}
+
+    def may_abort(self, sqid: int, cid: int) -> bool:
+        """Whether a command is outstanding, as far as the host can know."""
+        model = self.sq(sqid)
+        if model is None:
+            return False
+        cq = self.cq(model.sq.cq.qid)
+        # A completion that the host has not consumed yet may have crossed the Abort.
+        return cid in model.live or (cq is not None and (sqid, cid) in cq.unacked)
 
     def check_phases(self, qid: int, base: int, nbytes: int) -> None:
         """A completion queue as the controller gets it: all its Phase Tags are 0."""
@@ -173,15 +182,17 @@ class Queues:
             raw = bytes(sq.view[slot * SQE_SIZE : (slot + 1) * SQE_SIZE])
             model.pending.append(raw)
             self._submitted(model, raw)
+        if sq.qid and raw[1] & FUSE_MASK == FUSE_FIRST:
+            words = f"tail {tail} ends with the first of a fused pair"
+            report("fused-doorbell", words, qid=sq.qid, cid=int.from_bytes(raw[_CID_AT], "little"), tail=tail)
 
     def _submitted(self, model: SqModel, raw: bytes) -> None:
         cid = int.from_bytes(raw[_CID_AT], "little")
         if cid in model.live:
             words = f"cid {cid:#06x} is outstanding"
             self._checker.report("cid-reused", words, qid=model.sq.qid, cid=cid)
-        model.live[cid] = raw[0]
-        if not model.sq.qid:
-            self._checker.commands.admin_submitted(model, raw)
+        model.live[cid] = entry = Sqe(*SQE.unpack(raw))
+        self._checker.commands.submitted(model.sq.qid, entry, model.live)
 
     def _head(self, model: CqModel, head: int) -> None:
         cq, report = model.cq, self._checker.report
@@ -226,7 +237,7 @@ class Queues:
         self._checker.report("sqe-changed", words, qid=model.sq.qid, slot=slot, old=was, new=is_now)
         cid = int.from_bytes(before[_CID_AT], "little")
         model.live.pop(cid, None)
-        model.live[int.from_bytes(now[_CID_AT], "little")] = now[0]
+        model.live[int.from_bytes(now[_CID_AT], "little")] = Sqe(*SQE.unpack(now))
 
     def posted(self, event: PostCqe) -> None:
         """The controller wrote a completion."""

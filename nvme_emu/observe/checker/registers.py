@@ -219,12 +219,13 @@ class Registers:
         if csts & CSTS_RDY:
             self.draining = self._checker.queues.spans()
         self._checker.buffers.forget()
+        self._checker.commands.forget()
 
     def _shutdown(self, old: object, new: object, value: int) -> None:
         was, now = getattr(old, "shn"), getattr(new, "shn")  # noqa: B009
         if now in _SHUT and was not in _SHUT:
             self.shutdown_seen = False
-            busy = self._checker.queues.io_outstanding()
+            busy = self._checker.io_outstanding()
             if now == CC_SHN_NORMAL and busy:
                 words = f"CC {value:#x}: a normal shutdown with {busy} I/O commands outstanding"
                 self._checker.report("shutdown-in-flight", words, cc=value, commands=busy)
@@ -241,3 +242,9 @@ class Registers:
     def left(self) -> None:
         """The host has gone: its process ended, its connection closed, its machine was closed."""
         self._shutdown_over("the host left")
+        registers = self._ctrl.registers
+        cc = CC.unpack(registers.cc)
+        working = cc.en and registers.csts & CSTS_RDY and not registers.csts & CSTS_CFS
+        if working and cc.shn == CC_SHN_NONE and not self._checker.host_is_there:
+            words = f"the host left while CC is {registers.cc:#x}: no shutdown was begun"
+            self._checker.report("left-without-shutdown", words, cc=registers.cc, csts=registers.csts)

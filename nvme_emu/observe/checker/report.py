@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nvme_emu.observe.checker.checker import Checker
 from nvme_emu.observe.checker.finding import Finding
+from nvme_emu.observe.checker.ledger import Ledger
 from nvme_emu.observe.checker.rules import RULES
 
 __all__ = ["as_json", "as_sarif", "as_text", "summary_line", "write_report"]
@@ -17,7 +17,7 @@ HISTORY_LINES = 8
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def summary_line(checker: Checker) -> str:
+def summary_line(checker: Ledger) -> str:
     """One line: how much was found, by rule."""
     if checker.internal_error is not None:
         return f"checker: failed, and did not judge everything: {checker.internal_error!r}"
@@ -31,7 +31,7 @@ def summary_line(checker: Checker) -> str:
     return f"checker: {errors} error(s), {warnings} warning(s): {counts}"
 
 
-def as_text(checker: Checker, *, history: int = HISTORY_LINES) -> str:
+def as_text(checker: Ledger, *, history: int = HISTORY_LINES) -> str:
     """A report for people: each finding with the last events before it."""
     lines: list[str] = []
     for finding in checker.findings:
@@ -44,12 +44,12 @@ def as_text(checker: Checker, *, history: int = HISTORY_LINES) -> str:
     ]
     if checker.not_judged:
         lines.append(f"not judged on this transport: {', '.join(checker.not_judged)}")
-    if checker.buffers.uncompared:
-        lines.append(f"{checker.buffers.uncompared} buffers were not compared: too much was in flight")
+    if checker.uncompared:
+        lines.append(f"{checker.uncompared} buffers were not compared: too much was in flight")
     return "\n".join([*lines, summary_line(checker)])
 
 
-def as_json(checker: Checker) -> dict[str, Any]:
+def as_json(checker: Ledger) -> dict[str, Any]:
     """The report as JSON holds it."""
     return {
         "version": 1,
@@ -59,12 +59,12 @@ def as_json(checker: Checker) -> dict[str, Any]:
         "counts": {one.rule: one.count for one in checker.summaries},
         "findings": [finding.as_json() for finding in checker.findings],
         "not_judged": checker.not_judged,
-        "uncompared": checker.buffers.uncompared,
+        "uncompared": checker.uncompared,
         "internal_error": None if checker.internal_error is None else repr(checker.internal_error),
     }
 
 
-def as_sarif(checkers: Iterable[Checker]) -> dict[str, Any]:
+def as_sarif(checkers: Iterable[Ledger]) -> dict[str, Any]:
     """The report in SARIF. A finding has no place in a source file: its place is the queue and command."""
     findings = [finding for checker in checkers for finding in checker.findings]
     used = dict.fromkeys(finding.rule for finding in findings)
@@ -98,7 +98,7 @@ def _sarif_result(finding: Finding) -> dict[str, Any]:
     }
 
 
-def write_report(checkers: Iterable[Checker], path: str | Path) -> None:
+def write_report(checkers: Iterable[Ledger], path: str | Path) -> None:
     """Write a report; the name's end says how: .json, .sarif, else text. OSError where that fails."""
     checkers = list(checkers)
     suffix = Path(path).suffix

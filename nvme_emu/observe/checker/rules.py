@@ -2,7 +2,8 @@
 
 A rule's *mode* says what a transport must show of the host:
 
-    any       commands and properties: every transport, NVMe/TCP too
+    any       commands and properties: every transport
+    tcp       capsules, connections and keep alive: NVMe/TCP
     pcie      rings and buffers in host memory: in process, vfio-user
     trapped   each doorbell write, one by one: in process, vfio-user with --doorbells trapped
     process   the driver's memory allocator and interrupt handlers: in process
@@ -17,16 +18,17 @@ __all__ = ["MODES", "RULES", "SCOPES", "Rule"]
 
 MODES: Final = {
     "any": "every transport",
+    "tcp": "NVMe/TCP",
     "pcie": "in process and vfio-user",
     "trapped": "in process and vfio-user with --doorbells trapped",
     "process": "in process",
 }
 
 SCOPES: Final[dict[str, frozenset[str]]] = {
-    "inproc": frozenset(MODES),
+    "inproc": frozenset({"any", "pcie", "trapped", "process"}),
     "trapped": frozenset({"any", "pcie", "trapped"}),
     "mmap": frozenset({"any", "pcie"}),
-    "tcp": frozenset({"any"}),
+    "tcp": frozenset({"any", "tcp"}),
 }
 """What can be judged, by transport and doorbells."""
 
@@ -56,6 +58,9 @@ _DELETE = "Base 2.1 §5.2.3, §5.2.4"
 _SQE, _CQE_PHASE, _PRP = "Base 2.1 §4.1.1", "Base 2.1 §4.2.4", "Base 2.1 §4.3.1"
 _ABORT, _SET_FEATURES, _IDENTIFY = "Base 2.1 §5.1.1", "Base 2.1 §5.1.25", "Base 2.1 §5.1.13"
 
+_FUSED, _COPY, _FORMAT = "Base 2.1 §3.4.2", "NVM 1.1 §3.3.2", "Base 2.1 §5.1.10"
+_CONNECT, _SGL = "Base 2.1 §6.3", "Base 2.1 §4.3.2"
+
 # id, mode, severity, clause, title; E and W are the severities.
 _E, _W = "error", "warning"
 _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
@@ -82,15 +87,17 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
         ("reset-not-awaited", "any", _E, _CC, "CC.EN set before CSTS.RDY was seen to be 0 after a reset"),
         ("disable-not-ready", "any", _W, _CC, "CC.EN cleared while CSTS.RDY is 0 and nothing failed"),
         ("ready-not-awaited", "any", _E, _INIT, "a command submitted before CSTS.RDY was seen to be 1"),
-        ("doorbell-not-ready", "any", _E, _INIT,
+        ("doorbell-not-ready", "pcie", _E, _INIT,
          "a doorbell rung while the controller is disabled or not ready"),
-        ("doorbell-shut-down", "any", _E, _SHUTDOWN, "a command submitted after CC.SHN was set"),
+        ("doorbell-shut-down", "pcie", _E, _SHUTDOWN, "a command submitted after CC.SHN was set"),
         ("shutdown-reserved", "any", _E, _CC, "CC.SHN set to its reserved value"),
         ("shutdown-in-flight", "any", _W, _SHUTDOWN,
          "a normal shutdown begun while I/O commands are outstanding"),
         ("shutdown-not-awaited", "any", _E, _SHUTDOWN,
          "the controller reset or left before CSTS.SHST was seen to say that the shutdown is complete"),
         ("shutdown-cleared", "any", _W, _SHUTDOWN, "CC.SHN cleared without a reset after a shutdown"),
+        ("left-without-shutdown", "any", _W, _SHUTDOWN,
+         "the host has gone from a controller that works, without CC.SHN"),
     ),
     "doorbells": (
         ("doorbell-access", "pcie", _E, _DOORBELL, "a doorbell written with another width than 4 bytes"),
@@ -134,7 +141,7 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
          "a completion queue with an interrupt vector that the device does not have"),
         ("vector-unmapped", "process", _E, _CREATE_CQ,
          "a completion queue whose interrupts nobody receives"),
-        ("queues-unasked", "pcie", _W, _INIT,
+        ("queues-unasked", "any", _W, _INIT,
          "I/O queues created without Set Features, Number of Queues before"),
         ("number-of-queues-late", "any", _E, _SET_FEATURES,
          "Number of Queues set after I/O queues were created"),
@@ -143,19 +150,36 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
         ("cid-reused", "any", _E, _SQE, "a command identifier used again while it is outstanding"),
         ("cid-reserved", "any", _W, _SQE, "command identifier FFFFh, which stands for no command"),
         ("flags-reserved", "any", _E, _SQE, "reserved bits set in command dword 0"),
-        ("fused-unsupported", "any", _E, _SQE, "a fused command to a controller that fuses none"),
-        ("sgl-unsupported", "pcie", _E, _SQE, "SGLs to a controller that takes PRPs"),
+        ("reserved-value", "any", _E, _SQE, "a field of a command with a value that is reserved"),
+        ("fused-unsupported", "any", _E, _SQE, "an admin command that is fused, or FUSE with its reserved value"),
+        ("fused-pair", "any", _E, _FUSED,
+         "a fused command without its other half next to it, or halves that do not belong together"),
+        ("fused-doorbell", "trapped", _E, _FUSED, "the halves of a fused pair submitted by two doorbells"),
+        ("sgl-unsupported", "pcie", _E, _SQE, "SGLs where the controller takes PRPs"),
         ("opcode-unsupported", "any", _W, _SQE, "an opcode that the controller does not offer"),
         ("reserved-field", "any", _E, _SQE, "a reserved field of a command that is not 0"),
         ("nsid-unused", "any", _E, _SQE, "a namespace in a command that uses none"),
         ("nsid-invalid", "any", _E, "Base 2.1 §3.2.1",
-         "an I/O command for a namespace that does not exist"),
+         "a command for a namespace that does not exist, or is not attached"),
+        ("namespace-busy", "any", _W, _FORMAT,
+         "an I/O command for a namespace that is being formatted or sanitized"),
+        ("namespace-in-use", "any", _W, _FORMAT,
+         "a namespace formatted, sanitized, detached or deleted with I/O commands outstanding"),
         ("lba-range", "any", _E, "NVM 1.1 §3.3", "blocks behind the end of the namespace"),
         ("mdts-exceeded", "any", _E, _IDENTIFY, "a transfer larger than Identify's MDTS allows"),
         ("write-zeroes-limit", "any", _E, "NVM 1.1 §3.3.8",
          "more blocks zeroed by a command than WZSL allows"),
-        ("dsm-limit", "any", _E, "NVM 1.1 §3.3.3", "more ranges than DMRL allows"),
-        ("dsm-range", "pcie", _E, "NVM 1.1 §3.3.3",
+        ("verify-limit", "any", _E, "NVM 1.1 §3.3.5", "more blocks verified by a command than VSL allows"),
+        ("write-uncorrectable-limit", "any", _E, "NVM 1.1 §3.3.7",
+         "more blocks marked by a command than WUSL allows"),
+        ("dsm-limit", "any", _E, "NVM 1.1 §3.3.3", "more ranges or blocks than DMRL, DMRSL or DMSL allow"),
+        ("copy-format", "any", _E, _COPY, "a descriptor format that the controller does not take"),
+        ("copy-limit", "any", _E, _COPY, "more ranges or blocks than MSRC, MSSRL or MCL allow"),
+        ("copy-overlap", "any", _E, _COPY, "blocks copied over themselves"),
+        ("host-identifier", "any", _E, "Base 2.1 §8.1.22", "a reservation command before the Host Identifier was set"),
+        ("not-registered", "any", _W, "Base 2.1 §8.1.22",
+         "a reservation acquired or released by a host that is not registered"),
+        ("dsm-range", "any", _E, "NVM 1.1 §3.3.3",
          "a Dataset Management range behind the end of the namespace"),
         ("abort-nothing", "trapped", _W, _ABORT, "an Abort of a command that is not outstanding"),
         ("abort-limit", "any", _E, _ABORT, "more Aborts outstanding than Identify's ACL allows"),
@@ -163,6 +187,36 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
          "more Asynchronous Event Requests outstanding than Identify's AERL allows"),
         ("feature-reserved", "any", _E, _SET_FEATURES, "reserved bits set in the value of a feature"),
         ("feature-not-saveable", "any", _W, _SET_FEATURES, "a feature saved that cannot be"),
+        ("log-offset", "any", _E, "Base 2.1 §5.1.12", "a log page read from an offset that is not on a dword"),
+        ("format-unsupported", "any", _E, _FORMAT, "an LBA format or protection that the controller does not offer"),
+        ("controller-list", "any", _E, "Base 2.1 §5.1.20",
+         "a namespace attached to a list of controllers that is empty or not in ascending order"),
+        ("operation-running", "any", _W, "Base 2.1 §5.1.5, §5.1.22",
+         "a self-test or sanitize operation begun while one runs"),
+        ("firmware-overlap", "any", _E, "Base 2.1 §5.1.9", "a part of a firmware image sent twice"),
+        ("firmware-incomplete", "any", _E, "Base 2.1 §5.1.8", "a firmware image stored of which parts are missing"),
+        ("firmware-slot", "any", _E, "Base 2.1 §5.1.8", "a firmware slot that is not there, read-only or empty"),
+    ),
+    "fabrics": (
+        ("connect-first", "tcp", _E, _CONNECT, "another command than Connect as the first of a queue"),
+        ("connect-twice", "tcp", _E, _CONNECT, "Connect on a queue that is connected"),
+        ("connect-parameter", "tcp", _E, _CONNECT, "Connect with a queue, size, controller or format that cannot be"),
+        ("connect-not-ready", "tcp", _E, _CONNECT,
+         "an I/O queue connected before the controller was enabled and CSTS.RDY seen to be 1"),
+        ("command-not-ready", "tcp", _E, _INIT, "a command while the controller is disabled or not ready"),
+        ("command-shut-down", "tcp", _E, _SHUTDOWN, "a command submitted after CC.SHN was set"),
+        ("authentication-first", "tcp", _E, "Base 2.1 §8.3.4",
+         "a command before the authentication that Connect asked for"),
+        ("fabrics-queue", "tcp", _E, "Base 2.1 §6", "a Fabrics command on a queue of the wrong kind"),
+        ("property-unknown", "tcp", _E, "Base 2.1 §6.5, §6.6",
+         "a property of another offset or size than there is, or a read-only one set"),
+        ("queue-full", "tcp", _E, _QUEUES, "more commands outstanding than the queue has entries"),
+        ("sgl-missing", "tcp", _E, "Base 2.1 §4.1.1", "a command over fabrics with PRPs"),
+        ("capsule-offset", "tcp", _E, _SGL, "an SGL that reaches out of the capsule's data"),
+        ("pdu-invalid", "tcp", _E, "TCP 1.1 §3.6", "a PDU for which the controller has to end the connection"),
+        ("pdu-digest", "tcp", _W, "TCP 1.1 §3.6", "data that does not agree with its digest"),
+        ("keep-alive-off", "tcp", _W, "Base 2.1 §3.9", "no keep alive timer for an I/O controller"),
+        ("keep-alive-late", "tcp", _W, "Base 2.1 §3.9", "nothing heard of the host for the Keep Alive Timeout"),
     ),
     "buffers": (
         ("prp1-offset", "pcie", _E, _PRP, "PRP1 not on a dword"),
@@ -174,6 +228,10 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
         ("prp-list-changed", "pcie", _E, _PRP, "a PRP list changed while its command is outstanding"),
         ("prp2-unused", "pcie", _W, _PRP, "PRP2 set though the transfer does not use it"),
         ("prp-repeated", "pcie", _W, _PRP, "a read into one page twice"),
+        ("sgl-type", "any", _E, _SGL, "an SGL descriptor that the controller or the transport does not have"),
+        ("sgl-length", "any", _E, _SGL, "an SGL shorter than what the command moves"),
+        ("sgl-list", "pcie", _E, _SGL,
+         "an SGL segment outside host memory, off its alignment, or with a pointer in the wrong place"),
         ("buffer-memory", "pcie", _E, _PRP,
          "a data buffer outside host memory, or not writable for a read"),
         ("buffer-over-queue", "pcie", _E, _PRP, "a read into the memory of a queue"),

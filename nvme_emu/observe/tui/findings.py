@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from nvme_emu.observe.tui.frame import FindingState
 
 if TYPE_CHECKING:
-    from nvme_emu.observe.checker import Checker
+    from nvme_emu.observe.checker.ledger import Ledger
 
 __all__ = ["found_by", "states_of"]
 
 
-def found_by(checker: Checker) -> Callable[[], tuple[FindingState, ...]]:
+def found_by(checker: Ledger) -> Callable[[], tuple[FindingState, ...]]:
     """What gives the findings of a checker, a row each broken rule."""
 
     def found() -> tuple[FindingState, ...]:

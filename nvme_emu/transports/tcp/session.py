@@ -340,6 +340,7 @@ class TargetSession:
 
     def _terminate(self, error: PduError) -> None:
         self.over = str(error)
+        self._queue.violated(self.over, error.fes == Fes.HEADER_DIGEST_ERROR)
         plen = TERM_SIZE + len(error.header)
         self.out.append(TERM.pack(PduType.C2H_TERM_REQ, 0, TERM_SIZE, 0, plen, error.fes, error.fei) + error.header)
 

@@ -12,6 +12,14 @@ from nvme_emu.spec.commands import ABORT_CDW10, DSM_AD, DSM_RANGE, RW_FUA
 from nvme_emu.spec.features import VOLATILE_WRITE_CACHE, Fid
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
 from nvme_emu.spec.queues import NSID_BROADCAST
+from nvme_emu.spec.sgl import (
+    SGL_BIT_BUCKET,
+    SGL_BYTES,
+    SGL_DATA_BLOCK,
+    SGL_LAST_SEGMENT,
+    SGL_SEGMENT,
+    sgl_descriptor,
+)
 
 ABORT, AER = int(AdminOpcode.ABORT), int(AdminOpcode.ASYNC_EVENT_REQUEST)
 FLUSH, DSM, ZEROES = int(NvmOpcode.FLUSH), int(NvmOpcode.DATASET_MANAGEMENT), int(NvmOpcode.WRITE_ZEROES)
@@ -68,14 +76,14 @@ def bad_flags(h: CheckedHost) -> None:
     h.do(flags=0x04)
 
 
-def bad_fused(h: CheckedHost) -> None:
+def admin_sgl(h: CheckedHost) -> None:
     h.ready()
-    h.do(flags=0x01)
+    h.admin_command(AdminOpcode.IDENTIFY, nsid=0, flags=SGL, cdw10=1, **descriptor(h.data, PAGE))
 
 
 def bad_sgl(h: CheckedHost) -> None:
     h.ready()
-    h.do(flags=0x40)
+    h.do(flags=0xC0)
 
 
 def bad_opcode(h: CheckedHost) -> None:
@@ -170,6 +178,16 @@ def ranges(h: CheckedHost, *pairs: tuple[int, int]) -> None:
 def bad_dsm_limit(h: CheckedHost) -> None:
     h.ready()
     ranges(h, (0, 8), (8, 8), (16, 8))
+
+
+def bad_dsm_length(h: CheckedHost) -> None:
+    h.ready()
+    ranges(h, (0, 17))
+
+
+def bad_dsm_total(h: CheckedHost) -> None:
+    h.ready()
+    ranges(h, (0, 16), (32, 16))
 
 
 def bad_dsm_range(h: CheckedHost) -> None:
@@ -478,12 +496,71 @@ def given_up_by_a_reset(h: CheckedHost) -> None:
     h.up()
 
 
+# -- SGLs -----------------------------------------------------------------------------------------------------
+
+SGL = 0x40
+
+
+def descriptor(address: int, length: int, identifier: int = SGL_DATA_BLOCK) -> dict[str, int]:
+    """A descriptor where a command has its PRPs."""
+    return {"prp1": address, "prp2": length | identifier << 56}
+
+
+def segment(h: CheckedHost, *descriptors: bytes) -> tuple[int, int]:
+    """(address, length) of a segment of an SGL."""
+    where = h.pages()
+    h.memory.write(where, b"".join(descriptors))
+    return where, len(descriptors) * SGL_BYTES
+
+
+def sgl_type(h: CheckedHost) -> None:
+    h.ready()
+    h.do(flags=SGL, **descriptor(h.data, PAGE, 0x40))
+
+
+def sgl_short(h: CheckedHost) -> None:
+    h.ready()
+    h.do(flags=SGL, **descriptor(h.data, 512))
+
+
+def sgl_nowhere(h: CheckedHost) -> None:
+    h.ready()
+    h.do(flags=SGL, **descriptor(NOWHERE, PAGE))
+
+
+def sgl_off_alignment(h: CheckedHost) -> None:
+    h.ready()
+    where, length = segment(h, bytes(4) + sgl_descriptor(h.data, PAGE))
+    h.do(flags=SGL, **descriptor(where + 4, length, SGL_LAST_SEGMENT))
+
+
+def sgl_segment_nowhere(h: CheckedHost) -> None:
+    h.ready()
+    h.do(flags=SGL, **descriptor(NOWHERE, 32, SGL_LAST_SEGMENT))
+
+
+def sgl_no_pointer(h: CheckedHost) -> None:
+    h.ready()
+    h.do(flags=SGL, **descriptor(*segment(h, sgl_descriptor(h.data, PAGE)), SGL_SEGMENT))
+
+
+def good_sgl(h: CheckedHost) -> None:
+    h.ready()
+    last = segment(h, sgl_descriptor(h.data + 512, 512), sgl_descriptor(0, 512, SGL_BIT_BUCKET))
+    first = segment(h, sgl_descriptor(h.data, 512), sgl_descriptor(*last, SGL_LAST_SEGMENT))
+    h.do(flags=SGL, nlb=3, **descriptor(*first, SGL_SEGMENT))
+    h.do(WRITE, flags=SGL, **descriptor(h.data + 3, PAGE))
+    run(h, FLUSH, flags=SGL)
+
+
 CASES = {
     "cid-reused": ([bad_cid, twice_at_one_doorbell], good_cid),
     "cid-reserved": ([bad_cid_value], good_cid_value),
     "flags-reserved": ([bad_flags], good_command),
-    "fused-unsupported": ([bad_fused], good_command),
-    "sgl-unsupported": ([bad_sgl], good_command),
+    "sgl-unsupported": ([bad_sgl, admin_sgl], good_sgl),
+    "sgl-type": ([sgl_type], good_sgl),
+    "sgl-length": ([sgl_short], good_sgl),
+    "sgl-list": ([sgl_off_alignment, sgl_segment_nowhere, sgl_no_pointer], good_sgl),
     "opcode-unsupported": ([bad_opcode], good_command),
     "reserved-field": ([bad_reserved_dword, bad_reserved_bit, bad_reserved_pointer, bad_metadata], good_command),
     "nsid-unused": ([bad_nsid_unused], good_nsid_unused),
@@ -491,7 +568,7 @@ CASES = {
     "lba-range": ([bad_lba], good_lba),
     "mdts-exceeded": ([bad_mdts], good_mdts),
     "write-zeroes-limit": ([bad_zeroes], good_zeroes),
-    "dsm-limit": ([bad_dsm_limit], good_dsm),
+    "dsm-limit": ([bad_dsm_limit, bad_dsm_length, bad_dsm_total], good_dsm),
     "dsm-range": ([bad_dsm_range], good_dsm),
     "abort-nothing": ([bad_abort, abort_on_no_queue], good_abort),
     "abort-limit": ([bad_abort_limit], good_abort_limit),
@@ -506,7 +583,7 @@ CASES = {
     "prp-list-changed": ([bad_list_changed], good_list_changed),
     "prp2-unused": ([bad_prp2_unused], good_mdts),
     "prp-repeated": ([bad_repeated], good_repeated),
-    "buffer-memory": ([bad_buffer, read_only_buffer], good_buffer),
+    "buffer-memory": ([bad_buffer, read_only_buffer, sgl_nowhere], good_buffer),
     "buffer-over-queue": ([bad_over_queue], good_over_queue),
     "buffer-written": ([bad_written], good_written),
     "buffer-changed": ([bad_changed], good_changed),
@@ -516,7 +593,7 @@ CASES = {
 OPTIONS = {
     "mdts-exceeded": {"config": ControllerConfig(mdts=1)},
     "write-zeroes-limit": {"config": ControllerConfig(wzsl=1)},
-    "dsm-limit": {"config": ControllerConfig(dmrl=2)},
+    "dsm-limit": {"config": ControllerConfig(dmrl=2, dmrsl=16, dmsl=24)},
 }
 
 ALSO_GOOD = (shared_by_reads, given_up_by_a_reset)

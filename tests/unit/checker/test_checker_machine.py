@@ -13,7 +13,7 @@ from rawhost import FixedLatency
 import nvme_emu
 from nvme_emu.core.trace import CheckFinding
 from nvme_emu.observe.checker import RULES, SCOPES, Checker, CheckError, CheckerWarning
-from nvme_emu.observe.checker.checker import FINDINGS_MAX
+from nvme_emu.observe.checker.ledger import FINDINGS_MAX
 from nvme_emu.observe.checker.report import as_json, as_sarif, as_text, summary_line, write_report
 from nvme_emu.observe.rpc_checker import CheckerMethods
 from nvme_emu.observe.watched import watch

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import cases_commands
+import cases_fabrics
+import cases_management
 import cases_queues
 import cases_registers
 import pytest
@@ -15,11 +17,13 @@ from nvme_emu.observe.checker import RULES
 
 Case = Callable[[CheckedHost], None]
 ALL: dict[str, tuple[list[Case], Case]] = {
-    **cases_registers.CASES, **cases_queues.CASES, **cases_commands.CASES
+    **cases_registers.CASES, **cases_queues.CASES, **cases_commands.CASES, **cases_management.CASES
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
-    **cases_registers.OPTIONS, **cases_queues.OPTIONS, **cases_commands.OPTIONS
+    **cases_registers.OPTIONS, **cases_queues.OPTIONS, **cases_commands.OPTIONS, **cases_management.OPTIONS
 }  # fmt: skip
+for _rule, _cases in cases_management.MORE.items():
+    ALL[_rule][0].extend(_cases)
 BAD = [pytest.param(rule, bad, id=f"{rule}-{bad.__name__}") for rule, (bads, _) in ALL.items() for bad in bads]
 GOOD = [pytest.param(rule, good, id=f"{rule}-{good.__name__}") for rule, (_, good) in ALL.items()]
 
@@ -29,7 +33,8 @@ def host_for(rule: str) -> CheckedHost:
 
 
 def test_every_rule_has_cases() -> None:
-    assert set(ALL) == set(RULES)
+    assert set(ALL) | set(cases_fabrics.CASES) == set(RULES)
+    assert {ident for ident, rule in RULES.items() if rule.mode == "tcp"} <= set(cases_fabrics.CASES)
     assert len(RULES) >= 40
 
 
@@ -52,7 +57,7 @@ def test_rule_is_kept_by(rule: str, good: Case) -> None:
     assert host.broken == set(), [str(one) for one in host.checker.findings]
 
 
-@pytest.mark.parametrize("good", cases_commands.ALSO_GOOD, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("good", cases_commands.ALSO_GOOD + cases_management.ALSO_GOOD, ids=lambda case: case.__name__)
 def test_no_rule_is_broken_by(good: Case) -> None:
     host = CheckedHost()
     good(host)
