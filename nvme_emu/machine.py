@@ -31,7 +31,7 @@ from nvme_emu.core.trace import Kworker, TraceHub
 from nvme_emu.core.units import parse_size
 from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver, RecoveryConfig
 from nvme_emu.machine_host import FurtherHost
-from nvme_emu.media import Media, open_media
+from nvme_emu.media import Media, PmrFile, open_media, pmr_path
 from nvme_emu.observe.faults import Faults
 from nvme_emu.transports import InprocTransport
 
@@ -65,8 +65,8 @@ class MachineConfig:
     ``host`` its driver; inside ``with SimRuntime(...)`` that simulation is used. ``namespaces`` share ``size``
     equally. ``controllers`` of one subsystem share them, each with a host of its own (`Machine.hosts`); ``faults``
     and ``check`` are about the first. ``worker`` is one of ``driver.config.WORKER_STYLES``; with "poll" who waits
-    looks for ``poll_ns`` before it sleeps. ``io_timeout``, ``admin_timeout`` (seconds) and ``max_retries`` are Linux's
-    module parameters.
+    looks for ``poll_ns`` before it sleeps. ``io_timeout``, ``admin_timeout`` (seconds), ``max_retries`` and
+    ``use_cmb_sqs`` are Linux's module parameters.
     ``zoned`` makes the namespaces zoned: a ZnsConfig, or its text ("zone_size=16M,max_open=4").
     ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
     drives the device: a subclass of NvmeDriver, to test or compare one's own.
@@ -92,6 +92,7 @@ class MachineConfig:
     cpus: int = 2
     scheduler: Any = None
     poison: bool = False
+    use_cmb_sqs: bool = True
     io_timeout: float = 30.0
     admin_timeout: float = 60.0
     max_retries: int = 5
@@ -155,6 +156,7 @@ class MachineConfig:
             queues=self.queues,
             depth=self.depth,
             poison=self.poison,
+            use_cmb_sqs=self.use_cmb_sqs,
             host=self.host,
             recovery=RecoveryConfig(
                 io_timeout=self.io_timeout, admin_timeout=self.admin_timeout, max_retries=self.max_retries
@@ -184,6 +186,7 @@ class Machine:
             self.runtime = self._make_runtime(undo)
             self.memory = HostMemory()
             self.controller = self._make_controller()
+            self._keep_pmr(undo)
             self.port = InprocTransport(self.controller, self.memory, self.runtime)
             self.checker = self._make_checker(undo)
             self.faults = Faults(self.controller, self.port, self.runtime, config.seed)
@@ -244,6 +247,14 @@ class Machine:
         for one in media:
             undo.callback(one.close)
         return media
+
+    def _keep_pmr(self, undo: contextlib.ExitStack) -> None:
+        """The Persistent Memory Region of a device with an image is kept beside it."""
+        pmr = self.controller.buffers.pmr
+        if pmr is not None and self.config.image is not None:
+            store = PmrFile(pmr_path(self.config.image), pmr.nbytes)
+            undo.callback(store.close)
+            pmr.keep_in(store)
 
     def _make_runtime(self, undo: contextlib.ExitStack) -> Runtime:
         config = self.config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nvme_emu.controller.memory_config import check_buffers
 from nvme_emu.controller.power_states import POWER_STATES_MAX, PowerState
 from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.spec.registers import CAP_CSS_ADMIN, CAP_CSS_IOCS, CAP_CSS_NVM
@@ -97,6 +98,17 @@ class ControllerConfig:
     sgls: int = 1
     zns: ZnsConfig | None = None
 
+    # Memory of its own (`controller.memory_config`): bytes, 0 for none; throughput in bytes a second, 0 is not told
+    cmb_bytes: int = 0
+    cmb_bar: int | None = None
+    cmb_sqs: bool = True
+    cmb_cqs: bool = True
+    cmb_elasticity_bytes: int = 0
+    cmb_throughput: int = 0
+    pmr_bytes: int = 0
+    pmr_elasticity_bytes: int = 0
+    pmr_throughput: int = 0
+
     # Queues and interrupts: CAP.CQR, the interrupt pin, OACS bit 8 and how long after the last news the controller
     # itself goes on looking for tails before it asks for doorbells again
     contiguous_queues: bool = True
@@ -170,6 +182,7 @@ class ControllerConfig:
         for name, limit_s in _OPERATION_LIMITS_S.items():
             _check(name, getattr(self, name), 0, limit_s * 1000 * _MS, "the field that reports it, or patience")
         _check("kas", self.kas, 0, 0xFFFF, "Keep Alive Support in 100 ms units")
+        check_buffers(self)
         _check("sgls", self.sgls, 0, 2, "Identify Controller SGLS bits 1:0: none, any alignment, dwords")
         _check("port", self.port, 1, 0xFFFF, "the subsystem's ports count from one")
         _check("controllers", self.controllers, 1, CONTROLLERS_MAX, "controllers that are made together")

@@ -40,6 +40,7 @@ from nvme_emu.controller.pcie.arbitration import RoundRobin
 from nvme_emu.controller.pcie.coalescing import Coalescer
 from nvme_emu.controller.pcie.interrupts import Interrupts
 from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
+from nvme_emu.controller.pcie.memory_buffers import MemoryBuffers
 from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
 from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
 from nvme_emu.controller.pcie.shadow import ShadowDoorbells
@@ -146,7 +147,8 @@ class Controller(DeviceState):
         self.step_commands_max = config.step_commands_max
         self.counters = Counters() if counters is None else counters
         self.inflight = InFlight(self.counters)
-        self.registers = RegisterFile(config)
+        self.buffers = MemoryBuffers(config, memory)
+        self.registers = RegisterFile(config, self.buffers)
         self.interrupts = Interrupts(config.vectors, self.trace, lambda: self.now_ns)
         self.coalescer = Coalescer(self)
         self.arbiter = RoundRobin()
@@ -158,6 +160,7 @@ class Controller(DeviceState):
         self.ana = AnaReport(self)
         self.endurance = EnduranceEvents(self)
         self.logs = Logs(self)
+        self.buffers.on_trouble(self.logs.health.evaluate)
         self.power = Power(self)
         self.self_test = SelfTest(self)
         self.telemetry = Telemetry(self)
@@ -206,6 +209,10 @@ class Controller(DeviceState):
     def mmio_read(self, offset: int, size: int) -> int:
         """`size` bytes of BAR0 at `offset`, little-endian. See `pcie.registers` for odd sizes."""
         return self.registers.read(offset, size)
+
+    def bar_view(self, bar: int, offset: int, nbytes: int) -> memoryview | None:
+        """Bytes of a BAR that are memory of the controller's own (`pcie.memory_buffers`), None where they are not."""
+        return self.buffers.view(bar, offset, nbytes)
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """Write `size` bytes to BAR0 at `offset`. What the specification does not define is dropped."""

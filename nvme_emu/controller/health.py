@@ -138,6 +138,7 @@ class Health:
             ascbt=int(self._available_spare < self.spare_threshold),
             ttc=int(bool(self._beyond)),
             ndr=int(self._reliability_degraded),
+            pmrro=int(self._ctrl.buffers.pmr_in_trouble),
         )
 
     def _compare(self) -> bool:

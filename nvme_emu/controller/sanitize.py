@@ -264,6 +264,8 @@ def sanitize(ctrl: Controller, cmd: Command) -> int:
         return 0
     if subsystem.firmware.next_active:
         raise CommandError(Status.FW_NEEDS_RESET)
+    if any(other.buffers.pmr_enabled for other in subsystem.controllers.values()):
+        raise CommandError(Status.PMR_SAN_PROHIBITED)
     if any(one.protection is not WriteProtection.NONE for one in subsystem.namespaces.values()):
         raise CommandError(Status.NS_WRITE_PROTECTED)
     from nvme_emu.controller.self_test import SelfTestResult
@@ -271,5 +273,6 @@ def sanitize(ctrl: Controller, cmd: Command) -> int:
     sanitizer.start(cmd.cdw10, cmd.cdw11, ctrl.now_ns)
     for other in subsystem.controllers.values():
         other.self_test.abort(SelfTestResult.ABORTED_BY_SANITIZE)
+        other.buffers.sanitize()
     subsystem.persistent_events.sanitize_started(ctrl, cmd.cdw10, cmd.cdw11)
     return 0

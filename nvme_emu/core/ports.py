@@ -69,6 +69,10 @@ class DevicePort(Protocol):
         """Write a 64-bit property."""
         ...
 
+    def map_bar(self, bar: int, offset: int, nbytes: int) -> tuple[int, memoryview] | None:
+        """(bus address, bytes) of memory of the controller's own in a BAR; None where there is none to be mapped."""
+        ...
+
     def ring_sq(self, qid: int, tail: int) -> None:
         """Write submission queue ``qid``'s tail doorbell. Completions may arrive before this returns."""
         ...
@@ -119,6 +123,10 @@ class PassiveDevice(Protocol):
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """Write ``size`` bytes of BAR0."""
+        ...
+
+    def bar_view(self, bar: int, offset: int, nbytes: int) -> memoryview | None:
+        """Bytes of a BAR that are memory of the controller's own; None where they are not."""
         ...
 
     def ring_sq(self, qid: int, tail: int) -> None:

@@ -18,6 +18,7 @@ from nvme_emu.core.trace import NvmeState, TraceHub
 from nvme_emu.driver.admin import ADMIN_DEPTH, AdminQueue
 from nvme_emu.driver.aer import EventHandler
 from nvme_emu.driver.ana import AnaTable
+from nvme_emu.driver.cmb import CmbMemory, cmb_depth, map_cmb
 from nvme_emu.driver.config import DriverConfig
 from nvme_emu.driver.dbbuf import DoorbellBuffers
 from nvme_emu.driver.handoff import InlinePumpPath, PollingPumpPath
@@ -101,6 +102,8 @@ class NvmeDriver:
         self.ana = AnaTable(self)
         self._by_caller: WeakKeyDictionary[object, SubmitPath] = WeakKeyDictionary()
         self.max_transfer_bytes = 0
+        self.cmb: CmbMemory | None = None
+        """The controller's memory buffer, if it has one that can be mapped."""
 
     # State ------------------------------------------------------------------------------------------
 
@@ -198,6 +201,7 @@ class NvmeDriver:
             raise NvmeError(
                 errno.ENODEV, f"CAP.MPSMIN wants pages of {size} bytes, the driver has {PAGE_SIZE}"
             )
+        self.cmb = map_cmb(port, self.cmb) if cap.cmbs else None
 
     def _start_controller(self) -> None:
         """Tell the disabled controller of the admin queue, and enable it."""
@@ -264,6 +268,11 @@ class NvmeDriver:
             kinds = ["async", "sync"] * config.queues
         count = self._agree_on_queues(len(kinds))
         depth = self._queue_depth()
+        if self.cmb is not None and self.cmb.takes_sqs and config.use_cmb_sqs:
+            shorter = cmb_depth(self.cmb, count, depth)
+            if shorter is not None:
+                depth = shorter
+                self._context = self._context._replace(cmb=self.cmb)
         for qid in range(1, count + 1):
             pair = QueuePair(self._context, qid, depth, min(depth - 1, 4095), self._stray)
             path = self._make_path(pair, kinds[qid - 1])

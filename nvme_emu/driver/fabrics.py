@@ -124,6 +124,9 @@ class _Port:
             pass
         return (1 << 64) - 1
 
+    def map_bar(self, bar: int, offset: int, nbytes: int) -> None:
+        """There are no BARs."""
+
     def write32(self, offset: int, value: int) -> None:
         """Property Set; lost when there is nobody to tell."""
         self.write64(offset, value)

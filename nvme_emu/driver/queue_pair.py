@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nvme_emu.core.ports import DevicePort
     from nvme_emu.core.regions import Window
     from nvme_emu.core.trace import TraceHub
+    from nvme_emu.driver.cmb import CmbMemory
     from nvme_emu.driver.dbbuf import PairBells
     from nvme_emu.driver.host_model import HostModel
     from nvme_emu.driver.request import Request
@@ -58,6 +59,8 @@ class QueueContext(NamedTuple):
     runtime: Runtime
     trace: TraceHub
     host: HostModel
+    cmb: CmbMemory | None = None
+    """Where submission queues are put if there is room."""
 
 
 class QueuePair(PairEnds):
@@ -89,7 +92,8 @@ class QueuePair(PairEnds):
         self._on_stray = on_stray
         self._sq_pages = -(-depth * SQE_SIZE // PAGE_SIZE)
         self._cq_pages = -(-depth * CQE_SIZE // PAGE_SIZE)
-        self.sq_addr = self._pool.alloc(self._sq_pages, zero=True)
+        self._cmb = context.cmb if qid else None
+        self.sq_addr = self._alloc_sq()
         self.cq_addr = self._pool.alloc(self._cq_pages, zero=True)
         self.sq_view = self._ring_view(self.sq_addr, depth * SQE_SIZE)
         self.cq_view = self._ring_view(self.cq_addr, depth * CQE_SIZE)
@@ -113,6 +117,11 @@ class QueuePair(PairEnds):
         self._cq_halves = self._cq_words.view(np.uint16)
         self._tag_index = np.zeros(tags, np.int64)
         self.phase = 1
+
+    def _alloc_sq(self) -> int:
+        """Zeroed memory for the submission queue: the controller's, if it has room, or ours (nvme_alloc_sq_cmds)."""
+        addr = None if self._cmb is None else self._cmb.alloc(self._sq_pages)
+        return self._pool.alloc(self._sq_pages, zero=True) if addr is None else addr
 
     def _ring_view(self, addr: int, nbytes: int) -> memoryview:
         view, offset = self._memory.find(addr, nbytes)
@@ -471,7 +480,10 @@ class QueuePair(PairEnds):
         # An interrupt handler that is still to run finds nothing: no Phase Tag is 2.
         self.phase = 2
         del self._sq_words, self._cq_words, self._cq_halves
-        self._pool.free(self.sq_addr, self._sq_pages)
+        if self._cmb is not None and self._cmb.owns(self.sq_addr):
+            self._cmb.free(self.sq_addr, self._sq_pages)
+        else:
+            self._pool.free(self.sq_addr, self._sq_pages)
         self._pool.free(self.cq_addr, self._cq_pages)
         if self.qid:
             del self._list_words

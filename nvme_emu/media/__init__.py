@@ -3,6 +3,7 @@
 from nvme_emu.media.base import Media, MediaError
 from nvme_emu.media.image import ImageMedia
 from nvme_emu.media.opening import open_media
+from nvme_emu.media.pmr import PmrFile, pmr_path
 from nvme_emu.media.ram import RamMedia
 from nvme_emu.media.sparse import SparseMedia
 
@@ -10,7 +11,9 @@ __all__ = [
     "ImageMedia",
     "Media",
     "MediaError",
+    "PmrFile",
     "RamMedia",
     "SparseMedia",
     "open_media",
+    "pmr_path",
 ]

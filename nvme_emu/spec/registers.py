@@ -25,6 +25,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from .bits import BitLayout, bit
+from .memory_buffers import CMBEBS, CMBSWTP, PMREBS, PMRMSCL, PMRMSCU, PMRSWTP
 
 __all__ = [
     "AQA",
@@ -366,11 +367,17 @@ REGISTER_BITS: dict[Reg, BitLayout] = {
     Reg.CMBSZ: CMBSZ,
     Reg.CMBMSC: CMBMSC,
     Reg.CMBSTS: CMBSTS,
+    Reg.CMBEBS: CMBEBS,
+    Reg.CMBSWTP: CMBSWTP,
     Reg.BPINFO: BPINFO,
     Reg.BPRSEL: BPRSEL,
     Reg.PMRCAP: PMRCAP,
     Reg.PMRCTL: PMRCTL,
     Reg.PMRSTS: PMRSTS,
+    Reg.PMREBS: PMREBS,
+    Reg.PMRSWTP: PMRSWTP,
+    Reg.PMRMSCL: PMRMSCL,
+    Reg.PMRMSCU: PMRMSCU,
 }
 assert all(layout.nbits == 8 * reg.size for reg, layout in REGISTER_BITS.items())
 

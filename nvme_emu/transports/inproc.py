@@ -47,6 +47,7 @@ class InprocTransport:
             time.perf_counter_ns if isinstance(runtime, kworker.ThreadRuntime) else lambda: runtime.now_ns
         )
         self._handlers: dict[int, IrqHandler] = {}
+        self._bars: dict[int, int] = {}  # BARs that were mapped, and where on the bus they are
         # Like blk-mq's affinity: a queue's interrupt goes to the CPU that submitted to it last.
         self._irq_cpu: dict[int, int] = {}
         self._timer: TimerHandle | None = None
@@ -84,6 +85,15 @@ class InprocTransport:
     def write64(self, offset: int, value: int) -> None:
         """Write a 64-bit property."""
         self._write(offset, 8, value)
+
+    def map_bar(self, bar: int, offset: int, nbytes: int) -> tuple[int, memoryview] | None:
+        """See :class:`~nvme_emu.core.ports.DevicePort`; a BAR keeps the address that it gets here."""
+        view = self._controller.bar_view(bar, offset, nbytes)
+        if view is None:
+            return None
+        base = self._bars.setdefault(bar, 0) or self._memory.take_base(offset + nbytes)
+        self._bars[bar] = base
+        return base + offset, view
 
     def ring_sq(self, qid: int, tail: int) -> None:
         """Write a submission doorbell, and let the device fetch."""

@@ -11,7 +11,9 @@
     28h..2Fh   ASQ     read/write in halves, bits 11:0 read 0          writes ignored
     30h..37h   ACQ     read/write in halves, bits 11:0 read 0          writes ignored
     68h..6Bh   CRTO    read-only
-    others     -       read 0, writes ignored (no CMB, PMR or boot partition)
+    38h..63h   CMB…    `memory_buffers`                                any time
+    E00h..     PMR…    `memory_buffers`                                any time
+    others     -       read 0, writes ignored (no boot partition)
     1000h..    doorbells: read 0; written by the controller's rings
 
 Reads of 1, 2, 4 and 8 bytes give those bytes at any alignment; other lengths give 0. Behind the BAR reads
@@ -54,6 +56,7 @@ from nvme_emu.spec.registers import (
 
 if TYPE_CHECKING:
     from nvme_emu.controller.config import ControllerConfig
+    from nvme_emu.controller.pcie.memory_buffers import MemoryBuffers
 
 __all__ = ["CC_WRITABLE", "RegisterFile", "bad_enable", "cap_of"]
 
@@ -75,6 +78,7 @@ _ADMIN_QUEUE_DWORDS = {
 
 def cap_of(config: ControllerConfig) -> int:
     """The value of CAP."""
+    buffers = not config.message_based
     return CAP.pack(
         mqes_z=config.mqes_z,
         cqr=1,
@@ -85,6 +89,8 @@ def cap_of(config: ControllerConfig) -> int:
         css=config.css,
         mpsmin=config.mpsmin,
         mpsmax=config.mpsmax,
+        pmrs=int(buffers and config.pmr_bytes > 0),
+        cmbs=int(buffers and config.cmb_bytes > 0),
         crwms=1,
     )
 
@@ -114,8 +120,9 @@ def bad_enable(config: ControllerConfig, cc: int, aqa: int) -> str | None:
 class RegisterFile:
     """The stored values. The controller's state gives most of CSTS."""
 
-    def __init__(self, config: ControllerConfig) -> None:
+    def __init__(self, config: ControllerConfig, buffers: MemoryBuffers) -> None:
         self.config = config
+        self.buffers = buffers
         self.cap = cap_of(config)
         self.vs = VS_2_1
         self.crto = CRTO.pack(crwmt=-(-config.ready_timeout_ms // CRTO_UNIT_MS), crimt=0)
@@ -171,7 +178,7 @@ class RegisterFile:
             return self.cap >> 32
         if offset == Reg.VS:
             return self.vs
-        return self.crto if offset == Reg.CRTO else 0
+        return self.crto if offset == Reg.CRTO else self.buffers.read(offset)
 
     def read(self, offset: int, size: int) -> int:
         """``size`` bytes at a BAR0 offset, as the page's comment says. Never raises."""
@@ -187,7 +194,9 @@ class RegisterFile:
         return int.from_bytes(data[offset - first : offset - first + size], "little")
 
     def store(self, offset: int, value: int) -> bool:
-        """Store a dword of the admin queue properties; False for others and when it is not writable now."""
+        """Store a dword of the properties that hold values; False for others and when it is not writable now."""
+        if self.buffers.write(offset, value):
+            return True
         writable = _ADMIN_QUEUE_DWORDS.get(offset)
         if writable is None or self.cc & CC_EN:
             return False
@@ -213,4 +222,5 @@ class RegisterFile:
         """Everything to its default but NSSRO, which now tells of the reset."""
         self.cc = 0
         self.nssro = CSTS_NSSRO
+        self.buffers.subsystem_reset()
         self._admin_queues = dict.fromkeys(_ADMIN_QUEUE_DWORDS, 0)

@@ -216,6 +216,7 @@ class Rings(RingsState):
         if ien and vector >= self._vectors:
             raise CommandError(Status.INVALID_VECTOR, location=_CDW11_HIGH)
         cq = CompletionQueue(qid, base, size, vector, ien)
+        self._registers.buffers.check_queue(base, cq.nbytes, True)
         self._attach(cq)
         self.cqs[qid] = cq
         return cq
@@ -229,6 +230,7 @@ class Rings(RingsState):
         if cq is None:
             raise CommandError(Status.CQ_INVALID, location=_CDW11_HIGH)
         sq = SubmissionQueue(qid, base, size, cq, prio)
+        self._registers.buffers.check_queue(base, sq.nbytes, False)
         self._attach(sq)
         cq.sqs += 1
         self.sqs[qid] = sq

@@ -15,6 +15,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from nvme_emu.core.regions import Region
 from nvme_emu.spec.pci import COMMAND, MSIX_CONTROL, CapId, Header
 from nvme_emu.spec.registers import CAP, Reg, doorbell_offset
 from nvme_emu.spec.vfio_user import (
@@ -71,6 +72,7 @@ class VfioUserPort:
         self._page: mmap.mmap | None = None
         self._words: memoryview | None = None
         self._words_at = 0
+        self._bars: dict[tuple[int, int], Region] = {}
         self._watcher: Watcher | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_files)
@@ -133,24 +135,45 @@ class VfioUserPort:
 
     def _map_doorbells(self) -> None:
         """Where the server lets us map them, a doorbell is a store."""
-        question = REGION_INFO.build(argsz=_REPLY_BYTES, index=RegionIndex.BAR0)
+        self._page = self._map_area(RegionIndex.BAR0, Reg.DOORBELLS, None)
+        if self._page is not None:
+            self._words = memoryview(self._page).cast("I")
+
+    def _map_area(self, bar: int, offset: int, nbytes: int | None) -> mmap.mmap | None:
+        """The area of a BAR that starts at `offset`, if the server lets us map it, and it has so many bytes."""
+        question = REGION_INFO.build(argsz=_REPLY_BYTES, index=bar)
         data, fds = self._messages.request(Command.DEVICE_GET_REGION_INFO, question)
         try:
             info = REGION_INFO.parse(data[: REGION_INFO.size])
             at = info.cap_offset
             if not fds or not info.flags & RegionFlag.MMAP or not at:
-                return
+                return None
             sparse = SPARSE_MMAP.parse(data[at : at + SPARSE_MMAP.size])
             if sparse.id != SPARSE_MMAP_ID or sparse.nr_areas < 1:
-                return
+                return None
             area = SPARSE_AREA.parse(data[at + SPARSE_MMAP.size : at + SPARSE_MMAP.size + SPARSE_AREA.size])
-            if area.offset != Reg.DOORBELLS or not area.size:
-                return
-            self._page = mmap.mmap(fds[0], area.size, offset=info.offset + area.offset)
-            self._words = memoryview(self._page).cast("I")
+            if area.offset != offset or not area.size or area.size < (nbytes or 0):
+                return None
+            return mmap.mmap(fds[0], nbytes or area.size, offset=info.offset + area.offset)
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def map_bar(self, bar: int, offset: int, nbytes: int) -> tuple[int, memoryview] | None:
+        """See :class:`~nvme_emu.core.ports.DevicePort`; None where the server does not share it."""
+        region = self._bars.get((bar, offset))
+        if region is None or region.size != nbytes:
+            try:
+                mapping = self._map_area(bar, offset, nbytes)
+            except OSError:
+                mapping = None
+            if mapping is None:
+                return None
+            # Memory of the device's own: found at its address by us, and not given to the device.
+            region = Region(self._memory.take_base(nbytes), memoryview(mapping), True, f"BAR{bar}")
+            self._memory.insert(region)
+            self._bars[bar, offset] = region
+        return region.base, region.view
 
     # -- messages -------------------------------------------------------------------------------------------
 
