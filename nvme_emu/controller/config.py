@@ -121,6 +121,8 @@ class ControllerConfig:
     ana_groups: int = 0
     endurance_group: bool = True
     streams_max: int = 16
+    track_allocation: bool = False
+    awupf_z: int = 0
 
     # Times
     ready_ns: int = 0
@@ -169,6 +171,7 @@ class ControllerConfig:
             raise ValueError("zns: the Zoned Namespace Command Set needs CAP.CSS bit 6 (css)")
         if self.zns is not None and self.mdts and self.zns.zasl > self.mdts:
             raise ValueError(f"zns: zasl={self.zns.zasl} is above mdts={self.mdts}")
+        _check("awupf_z", self.awupf_z, 0, 0xFFFF, "Atomic Write Unit Power Fail, zero-based")
         _check("streams_max", self.streams_max, 0, 0xFFFF, "Max Streams Limit; 0 is no Streams directive")
         if len(self.power_states) > POWER_STATES_MAX or (self.power_states and not self.power_states[0].operational):
             raise ValueError(f"power_states: at most {POWER_STATES_MAX}, of which the first does I/O (8.1.17)")

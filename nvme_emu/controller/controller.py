@@ -34,6 +34,7 @@ from nvme_emu.controller.endurance import EnduranceEvents
 from nvme_emu.controller.events import AsyncEvents, notices_offered
 from nvme_emu.controller.features import Features
 from nvme_emu.controller.inflight import InFlight
+from nvme_emu.controller.lba_alerts import LbaAlerts
 from nvme_emu.controller.logs import ErrorLog, Logs
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.pcie.arbitration import RoundRobin
@@ -56,7 +57,7 @@ from nvme_emu.spec.events import AsyncErrorInfo, AsyncEventType
 from nvme_emu.spec.logs import Lid
 from nvme_emu.spec.queues import CQE_SIZE, SQE_SIZE
 from nvme_emu.spec.registers import AQA, CC, CC_AMS_WRR, CC_SHN_ABRUPT, CC_SHN_NORMAL, Reg
-from nvme_emu.spec.status import MORE
+from nvme_emu.spec.status import MORE, Status
 
 if TYPE_CHECKING:
     from nvme_emu.controller.latency import LatencyModel
@@ -162,6 +163,7 @@ class Controller(DeviceState):
         self.logs = Logs(self)
         self.buffers.on_trouble(self.logs.health.evaluate)
         self.power = Power(self)
+        self.lba_alerts = LbaAlerts(self)
         self.self_test = SelfTest(self)
         self.telemetry = Telemetry(self)
         self.reservation_notices = ReservationNotices(self)
@@ -392,6 +394,8 @@ class Controller(DeviceState):
     def log_error(self, cmd: Command, error: CommandError) -> int:
         """Record a failed command in the error log; the status field for its completion."""
         status = error.field
+        if error.status == Status.READ_ERROR and cmd.sq.qid:
+            self.lba_alerts.unread(cmd, error.lba)
         if self.error_log.record(cmd, status, error.location, lba=error.lba):
             status |= MORE
         return status
@@ -621,6 +625,7 @@ class Controller(DeviceState):
         self.endurance.reset()
         self.logs.reset()
         self.power.reset()
+        self.lba_alerts.reset()
         self.subsystem.controller_reset(self, what is Input.SUBSYSTEM_RESET)
         self.apply_features()
         if what is Input.SUBSYSTEM_RESET:

@@ -64,6 +64,9 @@ class Feature:
         """Dword 0 of Set Features' completion when ``value`` was accepted."""
         return 0
 
+    def check(self, ctrl: Controller, nsid: int, value: int) -> None:
+        """Raises CommandError where a namespace cannot have an accepted value."""
+
     def changeable(self, ctrl: Controller, nsid: int) -> bool:
         """Whether Set Features may change it now."""
         return True

@@ -36,6 +36,7 @@ from nvme_emu.spec.features import (
     INTERRUPT_VECTOR_CONFIG,
     IO_COMMAND_SET_PROFILE,
     KEEP_ALIVE_TIMER,
+    LBA_STATUS_ATTRIBUTES,
     NUMBER_OF_QUEUES,
     RESERVATION_MASK,
     RESERVATION_PERSISTENCE,
@@ -66,7 +67,7 @@ __all__ = [
     "Feature",
 ]
 
-NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan", "fan", "tln", "tthry", "ansan")
+NOTICES_OFFERED: Final = ASYNC_EVENT_CONFIG.mask("nan", "fan", "tln", "lsian", "tthry", "ansan")
 """The notices that this controller sends: bits of feature 0Bh, which are those of OAES."""
 
 NS_PER_MS: Final = 1_000_000
@@ -88,11 +89,10 @@ class _ErrorRecovery(Feature):
     layout = ERROR_RECOVERY
     per_namespace = True
 
-    def accept(self, ctrl: Controller, cdw11: int) -> int:
-        if ERROR_RECOVERY["dulbe"].extract(cdw11):
-            # Identify Namespace says so: NSFEAT.DAE is 0.
+    def check(self, ctrl: Controller, nsid: int, value: int) -> None:
+        # Identify Namespace says which: NSFEAT.DAE.
+        if ERROR_RECOVERY["dulbe"].extract(value) and ctrl.namespaces[nsid].unwritten is None:
             raise _refuse(ERROR_RECOVERY, "dulbe")
-        return super().accept(ctrl, cdw11)
 
 
 class _VolatileWriteCache(Feature):
@@ -265,6 +265,15 @@ class _HostIdentifier(DataFeature):
         return bytes(HOST_IDENTIFIER.size)
 
 
+class _LbaStatusAttributes(Feature):
+    """LSIRI is the host's; LSIPI is the controller's, which has nothing to wait for."""
+
+    layout = LBA_STATUS_ATTRIBUTES
+
+    def accept(self, ctrl: Controller, cdw11: int) -> int:
+        return LBA_STATUS_ATTRIBUTES.pack(lsiri=LBA_STATUS_ATTRIBUTES["lsiri"].extract(cdw11))
+
+
 class _SanitizeConfig(Feature):
     """No-Deallocate Response Mode: kept, without an effect as long as SANICAP.NDI is 0."""
 
@@ -360,6 +369,7 @@ FEATURES: Final[dict[int, Feature]] = {
     Fid.TIMESTAMP: _Timestamp(),
     Fid.KEEP_ALIVE_TIMER: _KeepAliveTimer(),
     Fid.HOST_BEHAVIOR: _HostBehavior(),
+    Fid.LBA_STATUS_REPORT_INTERVAL: _LbaStatusAttributes(),
     Fid.SANITIZE_CONFIG: _SanitizeConfig(),
     Fid.ENDURANCE_GROUP_EVENT_CONFIG: _EnduranceGroupEventConfig(),
     Fid.IO_COMMAND_SET_PROFILE: _IoCommandSetProfile(),

@@ -74,6 +74,7 @@ _WARNINGS_OF_SMART_INFO: Final[dict[int, int]] = {
 _CONFIG_OF_NOTICE: Final[dict[int, int]] = {
     AsyncNoticeInfo.NAMESPACE_ATTRIBUTE_CHANGED: ASYNC_EVENT_CONFIG.mask("nan"),
     AsyncNoticeInfo.FIRMWARE_ACTIVATION_STARTING: ASYNC_EVENT_CONFIG.mask("fan"),
+    AsyncNoticeInfo.LBA_STATUS_ALERT: ASYNC_EVENT_CONFIG.mask("lsian"),
     AsyncNoticeInfo.TELEMETRY_LOG_CHANGED: ASYNC_EVENT_CONFIG.mask("tln"),
     AsyncNoticeInfo.ANA_CHANGE: ASYNC_EVENT_CONFIG.mask("anacn"),
     AsyncNoticeInfo.ENDURANCE_GROUP_EVENT: ASYNC_EVENT_CONFIG.mask("egealcn"),
@@ -301,6 +302,8 @@ def set_features(ctrl: Controller, cmd: Command) -> int:
         return 0
     selectors = feature.selectors(ctrl, cmd.cdw11)
     value = feature.accept(ctrl, cmd.cdw11)
+    for nsid in nsids:
+        feature.check(ctrl, nsid, value)
     if head.fid == Fid.VOLATILE_WRITE_CACHE:
         _flush_before_write_through(ctrl, cmd.cdw11)
     for nsid in nsids:

@@ -16,6 +16,7 @@ class Hold(Enum):
     RESERVED = "reserved"
     MARKED = "blocks marked as unrecoverable"
     METADATA = "has metadata"
+    TRACKED = "each block's allocation is known"
     ZONED = "is zoned"
     ANA = "in an ANA group that not every controller reaches"
     POWER = "the controller is in a power state without I/O, or on its way"

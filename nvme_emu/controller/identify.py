@@ -33,6 +33,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.allocation import used_blocks
 from nvme_emu.controller.ana import ANA_CAPABILITIES, ANA_TRANSITION_S
 from nvme_emu.controller.data_pointer import sgl_support
 from nvme_emu.controller.endurance import endurance_group_list, group_of
@@ -106,7 +107,7 @@ _CNTRLTYPE_IO: Final = 1
 _FLUSH_BROADCAST_SUPPORTED: Final = 3
 _DEALLOCATED_READS_ZERO: Final = 1
 _ATOMIC_BLOCKS_Z: Final = 0xFFFF
-"""A command is done in one go: no other sees a part of it. Of a loss of power that is not promised (AWUPF is 0)."""
+"""A command is done in one go: no other sees a part of it. What a loss of power leaves whole is AWUPF."""
 _WRITE_PROTECTION_STATES: Final = NWPC.pack(nwpwps=1, wpupcs=1, pwps=1)
 _CNTID_SELF: Final = 0xFFFF
 _CONTROLLERS_LISTED_MAX: Final = 2047
@@ -225,12 +226,14 @@ def _namespace_data(ctrl: Controller, namespace: Namespace | None) -> bytes:
     used = namespace.nsze
     if namespace.sparse:
         used = min(used, -(-namespace.media.allocated_bytes() // namespace.lba_size))
+    known = used_blocks(namespace)
+    used = used if known is None else known
     lost = ctrl.ana.lost(namespace)
     return IDENTIFY_NAMESPACE.build(
         nsze=namespace.nsze,
         ncap=namespace.nsze,
         nuse=0 if lost else used,
-        nsfeat=NSFEAT.pack(thinp=int(namespace.sparse)),
+        nsfeat=NSFEAT.pack(thinp=int(namespace.sparse), dae=int(known is not None)),
         flbas=FLBAS.pack(fidxl=namespace.format_index & 0xF, fidxu=namespace.format_index >> 4),
         nmic=_sharing(namespace),
         fpi=_format_progress(ctrl, namespace),
@@ -314,6 +317,7 @@ def _identify_controller(ctrl: Controller, cmd: Command) -> bytes:
         "oncs": ONCS.pack(ssfs=1, tss=1, nvmafc=1, **oncs),
         "fuses": FUSES.pack(fcws=1),
         "awun_z": _ATOMIC_BLOCKS_Z,
+        "awupf_z": config.awupf_z,
         "acwu_z": _ATOMIC_BLOCKS_Z,
         "nwpc": _WRITE_PROTECTION_STATES,
         "cdfs": COPY_FORMATS,

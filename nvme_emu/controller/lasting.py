@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from nvme_emu.controller import lasting_parts as parts
+from nvme_emu.controller.allocation import restore_allocation, save_allocation
 from nvme_emu.controller.capacity import Extent, ExtentMedia
 from nvme_emu.controller.holds import Hold, WriteProtection
 from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
@@ -106,7 +107,10 @@ SECTIONS: Final[tuple[Part, ...]] = (
 )
 """In the order in which they are restored; the namespaces are there before."""
 
-NAMESPACE_PARTS: Final[tuple[Part, ...]] = (Part("zones", 1, save_zones, restore_zones, 1024 * _KIB),)
+NAMESPACE_PARTS: Final[tuple[Part, ...]] = (
+    Part("zones", 1, save_zones, restore_zones, 1024 * _KIB),
+    Part("unwritten", 1, save_allocation, restore_allocation, 256 * _KIB),
+)
 
 CONTROLLER_PARTS: Final[tuple[Part, ...]] = (
     Part("counters", 1, parts.save_counters, parts.restore_counters),

@@ -1,14 +1,16 @@
 """Get LBA Status: which blocks are allocated, and which cannot be read (NVM Command Set 1.1, 4.2.1).
 
-The blocks that Write Uncorrectable has marked are the ones that are known to be unrecoverable: they are tracked,
-so that a scan (ATYPE 10h) finds no others than the tracked ones (ATYPE 11h). A medium without holes has all of its
-blocks allocated; one with holes does not say which they are, so that all count as allocated there too.
+The blocks that Write Uncorrectable has marked and those that the medium could not read (`lba_alerts`) are tracked as
+potentially unrecoverable, so that a scan (ATYPE 10h) finds no others than the tracked ones (ATYPE 11h). Which blocks
+are allocated (02h) is known where allocation is tracked (`allocation`); elsewhere all of them count as allocated.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from nvme_emu.controller.allocation import allocated_ranges
+from nvme_emu.controller.lba_alerts import unreadable
 from nvme_emu.controller.locations import NSID, location
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands import join64
@@ -50,7 +52,7 @@ def get_lba_status(ctrl: Controller, cmd: Command) -> int:
     if nbytes > ctrl.transfer_bytes_max or nbytes < LBA_STATUS_LIST_HEADER.size:
         raise CommandError(Status.INVALID_FIELD, location=_MNDW)
     length = min(how.rl or namespace.nsze - slba, namespace.nsze - slba)
-    found = _allocated(slba, length) if how.atype == _ALLOCATED else _marked(namespace, slba, length)
+    found = _allocated(namespace, slba, length) if how.atype == _ALLOCATED else _lost(namespace, slba, length)
     room = (nbytes - LBA_STATUS_LIST_HEADER.size) // LBA_STATUS_DESCRIPTOR.size
     chosen = found[:room]
     header = LBA_STATUS_LIST_HEADER.build(nlsd=len(chosen), cmpc=_NO_ROOM if len(found) > room else _DONE)
@@ -59,15 +61,19 @@ def get_lba_status(ctrl: Controller, cmd: Command) -> int:
     return 0
 
 
-def _allocated(slba: int, length: int) -> list[tuple[int, int]]:
+def _allocated(namespace: Namespace, slba: int, length: int) -> list[tuple[int, int]]:
     step = _DSLBA_MAX_BLOCKS
-    return [(slba + at, min(step, length - at)) for at in range(0, length, step)]
+    return [
+        (start + at, min(step, count - at))
+        for start, count in allocated_ranges(namespace, slba, length)
+        for at in range(0, count, step)
+    ]
 
 
-def _marked(namespace: Namespace, slba: int, length: int) -> list[tuple[int, int]]:
+def _lost(namespace: Namespace, slba: int, length: int) -> list[tuple[int, int]]:
     end = slba + length
     found = []
-    for start, count in namespace.marked.ranges():
+    for start, count in unreadable(namespace).ranges():
         low, high = max(start, slba), min(start + count, end)
         if low < high:
             found.append((low, high - low))

@@ -39,6 +39,7 @@ from nvme_emu.controller.endurance import (
 from nvme_emu.controller.error_log import ErrorLog
 from nvme_emu.controller.feature_kinds import FEATURES
 from nvme_emu.controller.health import Health
+from nvme_emu.controller.lba_alerts import lba_status_log
 from nvme_emu.controller.locations import NSID, location
 from nvme_emu.controller.nvm import NVM_HANDLERS
 from nvme_emu.controller.zoned_admin import changed_zones
@@ -313,6 +314,7 @@ LOG_PAGES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {
     Lid.ENDURANCE_GROUP: endurance_group_log,
     Lid.ANA: ana_log,
     Lid.PERSISTENT_EVENT: _persistent_event,
+    Lid.LBA_STATUS: lba_status_log,
     Lid.ENDURANCE_GROUP_AGGREGATE: endurance_aggregate_log,
     Lid.FEATURES_SUPPORTED_AND_EFFECTS: _features_supported,
     Lid.CHANGED_ALLOCATED_NAMESPACES: _changed_allocated,

@@ -76,7 +76,8 @@ class Namespace(NamespaceState):
 
     __slots__ = (
         "anagrpid", "eui64", "format_index", "formatting", "holds", "identity", "lba_size", "marked", "media", "nbytes",
-        "nguid", "plain", "protection", "reservations", "shared", "sparse", "unsaved", "uuid",
+        "nguid", "plain", "protection", "reservations", "shared", "sparse", "suspect", "unsaved",
+        "unwritten", "uuid",
         "zones",
     )  # fmt: skip
 
@@ -113,6 +114,10 @@ class Namespace(NamespaceState):
         self.protection = WriteProtection.NONE
         self.marked = BlockSet()
         """Blocks that Write Uncorrectable has marked."""
+        self.suspect = BlockSet()
+        """Blocks that the medium could not read: see `lba_alerts`."""
+        self.unwritten: BlockSet | None = None
+        """Blocks that are deallocated or were never written, where that is known: see `allocation`."""
         self.reservations = Reservations(self)
         self.media = media
         self.sparse = False
@@ -185,8 +190,16 @@ class Namespace(NamespaceState):
         if self.zones is not None:
             self.zones.erase()
         self._divide(1 << LBA_FORMATS[index].lbads, None)
+        self.forget_blocks()
+
+    def forget_blocks(self) -> None:
+        """Nothing is known of any block any more but that it is deallocated."""
         self.marked.clear()
+        self.suspect.clear()
         self.free(Hold.MARKED)
+        if self.unwritten is not None:
+            self.unwritten.clear()
+            self.unwritten.add(0, self.nsze)
 
     def progress(self, now_ns: int) -> int | None:
         """Percent of a format operation that remain at ``now_ns``, 100 to 1; None when none is at work."""

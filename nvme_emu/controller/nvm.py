@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nvme_emu.controller.allocation import deallocated
 from nvme_emu.controller.directives import check_directive, stream_of
 from nvme_emu.controller.holds import Hold
 from nvme_emu.controller.lasting import keep, keep_changes
@@ -175,6 +176,8 @@ def _write_zeroes(ctrl: Controller, cmd: Command) -> int:
     except OSError as error:
         fail_medium(ctrl, error, Status.WRITE_FAULT)
     written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
+    if cmd.cdw12 & WZ_DEAC:
+        deallocated(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     if fua:
         keep_changes(ctrl, namespace)
     if dtype:
@@ -208,6 +211,7 @@ def _write_uncorrectable(ctrl: Controller, cmd: Command) -> int:
         check_directive(ctrl, cmd, dtype)
     offset, nbytes = extent(cmd, namespace, ctrl.config.wusl_bytes)
     ctrl.delay(cmd, Op.WRITE_ZEROES, offset, nbytes)
+    written(namespace, offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     namespace.marked.add(offset >> namespace.lba_shift, nbytes >> namespace.lba_shift)
     namespace.hold(Hold.MARKED)
     keep(ctrl)
@@ -242,6 +246,7 @@ def _dataset_management(ctrl: Controller, cmd: Command) -> int:
             if blocks:
                 namespace.media.discard(slba * namespace.lba_size, blocks * namespace.lba_size)
                 written(namespace, slba, blocks)
+                deallocated(namespace, slba, blocks)
         if ctrl.write_through:
             namespace.media.flush()
     except OSError as error:

@@ -6,6 +6,7 @@ import errno
 from enum import Enum
 from typing import TYPE_CHECKING, Final, NoReturn
 
+from nvme_emu.controller.allocation import fail_unwritten
 from nvme_emu.controller.data_pointer import data_buffers
 from nvme_emu.controller.holds import Hold
 from nvme_emu.core.errors import CommandError
@@ -97,7 +98,9 @@ def extent(cmd: Command, namespace: Namespace, limit: int) -> tuple[int, int]:
 
 
 def fail_unreadable(ctrl: Controller, namespace: Namespace, slba: int, blocks: int) -> None:
-    """Raises CommandError Unrecovered Read Error if one of these blocks was marked so (Write Uncorrectable)."""
+    """Raises CommandError if one of these blocks was marked so (Write Uncorrectable), or is unwritten (DULBE)."""
+    if namespace.unwritten is not None:
+        fail_unwritten(ctrl, namespace, slba, blocks)
     if namespace.marked:
         lba = namespace.marked.first(slba, blocks)
         if lba is not None:
@@ -107,11 +110,15 @@ def fail_unreadable(ctrl: Controller, namespace: Namespace, slba: int, blocks: i
 
 def written(namespace: Namespace, slba: int, blocks: int) -> None:
     """These blocks have new contents: what was marked among them is good again."""
-    if namespace.marked:
+    if namespace.unwritten and namespace.unwritten.first(slba, blocks) is not None:
+        namespace.unwritten.remove(slba, blocks)
+        namespace.unsaved = True
+    if namespace.marked or namespace.suspect:
+        namespace.suspect.remove(slba, blocks)
         if namespace.marked.first(slba, blocks) is not None:
             namespace.marked.remove(slba, blocks)
             namespace.unsaved = True
-        if not namespace.marked:
+        if not namespace.marked and not namespace.suspect:
             namespace.free(Hold.MARKED)
 
 

@@ -170,8 +170,9 @@ class Sanitizer:
     def _erase(self, namespace: Namespace, how: Any) -> None:
         """All of a namespace's medium: deallocated, or with NDAS filled with what the operation leaves."""
         media = namespace.media
-        namespace.marked.clear()
-        namespace.free(Hold.MARKED)
+        namespace.forget_blocks()
+        if how.ndas and namespace.unwritten is not None:
+            namespace.unwritten.clear()
         if not how.ndas:
             media.discard(0, media.nbytes)
         elif how.sanact == SanitizeAction.OVERWRITE:

@@ -15,6 +15,7 @@ import heapq
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from nvme_emu.controller.allocation import look_at
 from nvme_emu.controller.ana import AnaGroups
 from nvme_emu.controller.capacity import Capacity
 from nvme_emu.controller.directives import Directives
@@ -110,6 +111,7 @@ class NvmSubsystem:
         self._store: KeepsState | None = None
         self._essence = ""
         self._load()
+        look_at(self.namespaces.values(), config.track_allocation)
 
     def _load(self) -> None:
         """Be what the medium remembers, if it is one that does and all of the subsystem. Raises MediaError."""
@@ -264,6 +266,7 @@ class NvmSubsystem:
             zoned=zoned,
         )
         namespace.anagrpid = anagrpid or self.ana.default_group(nsid)
+        look_at([namespace], self.config.track_allocation)
         self.namespaces[nsid] = namespace
         if self.sanitizer.busy:
             namespace.hold(Hold.SANITIZE)

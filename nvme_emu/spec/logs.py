@@ -6,6 +6,7 @@ from .ana import ANA_LOG
 from .base import Structure, ascii_text, raw, rsvd, table, u8, u16, u32, u64, u128
 from .bits import BitLayout, bit
 from .endurance import ENDURANCE_GROUP_AGGREGATE, ENDURANCE_GROUP_LOG
+from .logs_lba_status import LBA_STATUS_LOG
 from .logs_maintenance import (
     LBA_STATUS_DESCRIPTOR,
     LBA_STATUS_LIST_HEADER,
@@ -349,6 +350,7 @@ LOG_STRUCTURES: dict[int, Structure] = {
     Lid.ENDURANCE_GROUP: ENDURANCE_GROUP_LOG,
     Lid.ANA: ANA_LOG,
     Lid.PERSISTENT_EVENT: PERSISTENT_EVENT_HEADER,
+    Lid.LBA_STATUS: LBA_STATUS_LOG,
     Lid.ENDURANCE_GROUP_AGGREGATE: ENDURANCE_GROUP_AGGREGATE,
     Lid.FEATURES_SUPPORTED_AND_EFFECTS: FEATURES_SUPPORTED_AND_EFFECTS,
     Lid.CHANGED_ALLOCATED_NAMESPACES: CHANGED_NAMESPACE_LIST,

@@ -1,8 +1,9 @@
 """A volatile write cache over a medium: what was not flushed is gone when power is lost (Base 2.1, 5.1.25.1.6).
 
 Writes reach the medium at once, and what they overwrite is kept until the next flush. A loss of power puts the
-old blocks back. So reads cost what they did before, and the medium itself needs to know nothing. The cache
-holds CACHE_BYTES at most; like a real one it destages its oldest blocks to make room for new ones.
+old blocks back; those of a write of at most `atomic_blocks` (AWUPF) together, or none of them. So reads cost what they
+did before, and the medium itself needs to know nothing. The cache holds CACHE_BYTES at most; like a real one it
+destages its oldest blocks to make room for new ones.
 """
 
 from __future__ import annotations
@@ -31,13 +32,19 @@ class VolatileCache:
     volatile = False
     array: _Bytes | None = None
 
-    def __init__(self, medium: BlockMedia, block_bytes: int, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, medium: BlockMedia, block_bytes: int, cache_bytes: int = CACHE_BYTES, atomic_blocks: int = 1
+    ) -> None:
         self.medium = medium
         self.nbytes = medium.nbytes
         self.block_bytes = block_bytes
         self._blocks_max = max(1, cache_bytes // block_bytes)
         # Block number -> what the medium would hold without the cache, in the order of first writing.
         self._durable: dict[int, bytes] = {}
+        self._atomic_blocks = atomic_blocks
+        # Block number -> the blocks with which it survives or is lost; blocks that are alone are not in it.
+        self._together: dict[int, set[int]] = {}
+        self._last_end = -1
 
     def __len__(self) -> int:
         """How many blocks are not durable."""
@@ -49,11 +56,18 @@ class VolatileCache:
         Gives the number of blocks that were lost.
         """
         lost = 0
+        fates: dict[int, bool] = {}
         for number, data in self._durable.items():
-            if keeps is None or not keeps():
+            unit = self._together.get(number)
+            stays = None if unit is None else fates.get(id(unit))
+            if stays is None:
+                stays = keeps is not None and keeps()
+                if unit is not None:
+                    fates[id(unit)] = stays
+            if not stays:
                 self.medium.write(number * self.block_bytes, memoryview(data))
                 lost += 1
-        self._durable.clear()
+        self._forget()
         self.medium.flush()
         return lost
 
@@ -99,7 +113,11 @@ class VolatileCache:
     def flush(self) -> None:
         """Everything that was written is durable."""
         self.medium.flush()
+        self._forget()
+
+    def _forget(self) -> None:
         self._durable.clear()
+        self._together.clear()
 
     def _before(self, offset: int, nbytes: int, fua: bool) -> None:
         """These bytes are about to change: for good with `fua`, else until power is lost."""
@@ -117,5 +135,22 @@ class VolatileCache:
                 old = bytearray(min(size, self.nbytes - number * size))
                 self.medium.read_into(number * size, memoryview(old))
                 durable[number] = bytes(old)
+        if len(blocks) <= self._atomic_blocks > 1:
+            self._join(blocks)
         while len(durable) > self._blocks_max:
-            del durable[next(iter(durable))]
+            for number in self._together.get(next(iter(durable)), {next(iter(durable))}):
+                durable.pop(number, None)
+                self._together.pop(number, None)
+
+    def _join(self, blocks: range) -> None:
+        """A write that is atomic: its blocks have one fate, with those of the writes that they were part of.
+
+        A command comes here in as many pieces as its data has in memory; so a write that goes on where the one before
+        ended is taken for the same.
+        """
+        unit = set(blocks)
+        for number in (blocks.start - 1, *blocks) if blocks.start == self._last_end else blocks:
+            unit.update(self._together.get(number, (number,)))
+        self._last_end = blocks.stop
+        for number in unit:
+            self._together[number] = unit

@@ -136,6 +136,7 @@ class Device:
         for namespace in self._ctrl.namespaces.values():
             media = namespace.media
             if needed and not isinstance(media, VolatileCache):
-                namespace.set_media(VolatileCache(media, namespace.lba_size))
+                atomic = self._ctrl.config.awupf_z + 1
+                namespace.set_media(VolatileCache(media, namespace.lba_size, atomic_blocks=atomic))
             elif not needed and isinstance(media, VolatileCache):
                 namespace.set_media(media.medium)

@@ -139,7 +139,7 @@ def test_identify_controller_says_what_is_offered_and_what_is_not() -> None:
         "smarts": 0, "cses": 1, "lpeds": 1, "ts": 1, "pes": 1, "mlps": 1, "da4s": 0, "rsvd7": 0
     }  # fmt: skip
     assert FRMW.unpack(data.frmw)._asdict() == {"ffsro": 1, "nofs": 3, "fawr": 1, "smud": 0, "rsvd6": 0}
-    assert data.oaes == 1 << 8 | 1 << 9 | 1 << 14 | 1 << 16 | 1 << 19
+    assert data.oaes == 1 << 8 | 1 << 9 | 1 << 13 | 1 << 14 | 1 << 16 | 1 << 19
     assert FNA.unpack(data.fna)._asdict() == {"fns": 0, "sens": 0, "cryes": 1, "bcnsid": 0, "rsvd4": 0}
     assert (data.fuses, data.nwpc, data.cdfs) == (1, 0b111, 0b101)
     assert CTRATT.unpack(data.ctratt)._asdict() == dict.fromkeys(CTRATT.unpack(0)._fields, 0) | {

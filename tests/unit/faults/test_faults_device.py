@@ -407,3 +407,39 @@ def test_rules_added_and_removed_at_random_leave_a_working_controller() -> None:
     assert host.load(3) == (0, pattern(1))
     host.step()
     assert not {"step", "run_turn", "_post", "mmio_read"} & vars(host.ctrl).keys()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 15), st.integers(1, 4), st.booleans()), max_size=12),
+    st.lists(st.booleans(), min_size=40, max_size=40),
+)
+def test_cache_loses_atomic_writes_whole_or_not_at_all(
+    script: list[tuple[int, int, bool]], coins: list[bool]
+) -> None:
+    medium = RamMedia(20 * 512)
+    cache = VolatileCache(medium, 512, atomic_blocks=4)
+    for number, (at, count, halves) in enumerate(script, 1):
+        data = memoryview(bytes([number]) * 512 * count)
+        half = count // 2 * 512 if halves else 0
+        if half:
+            cache.write(at * 512, data[:half])
+        cache.write(at * 512 + half, data[half:])
+
+    draws = iter(coins)
+    cache.lose(lambda: next(draws))
+
+    left = [medium.array[block * 512] for block in range(20)]  # type: ignore[index]
+    for number, (at, count, _) in enumerate(script, 1):
+        later = set(range(number + 1, len(script) + 1))
+        covered = {left[block] for block in range(at, at + count)}
+        assert number not in covered or covered <= later | {number}, "a write was torn"
+
+
+def test_cache_destages_atomic_writes_whole() -> None:
+    medium = RamMedia(16 * 512)
+    cache = VolatileCache(medium, 512, cache_bytes=4 * 512, atomic_blocks=4)
+    cache.write(0, memoryview(bytes([1]) * 4 * 512))
+    cache.write(8 * 512, memoryview(bytes([2]) * 512))
+    assert (len(cache), cache.lose()) == (1, 1)
+    assert [medium.array[block * 512] for block in (0, 1, 2, 3, 8)] == [1, 1, 1, 1, 0]  # type: ignore[index]
