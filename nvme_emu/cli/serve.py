@@ -30,9 +30,10 @@ from nvme_emu.cli.common import (
     quiet_option,
     write_json,
 )
+from nvme_emu.cli.serve_shared import check_shared, join_ports, ports_of, shared_options
 
 if TYPE_CHECKING:
-    from nvme_emu.cli.serve_device import ServedDevice
+    from nvme_emu.cli.serve_device import ServedDevice, ServedPort
     from nvme_emu.cli.serve_faults import HostFaults
     from nvme_emu.core.faults import Rule
     from nvme_emu.observe.checker import Checker, FabricsChecker
@@ -49,6 +50,7 @@ Examples:
   nvme-emu serve --vfio-user /tmp/ssd.sock --image disk.img --doorbells trapped --trace events.jsonl
   nvme-emu serve --vfio-user /tmp/a.sock --vfio-user /tmp/b.sock --size 256M --profile tlc
   nvme-emu serve --tcp 127.0.0.1:4420 --nqn nqn.2024-01.org.example:ssd --size 1G
+  nvme-emu serve --shared --tcp 127.0.0.1:4420 --tcp 127.0.0.1:4421 --ana-groups 1 --ana-state 2:1=non-optimized
 
 \b
 The guest's side, with QEMU 10.1 or newer (its memory must be shared to be fast):
@@ -82,6 +84,10 @@ class Options:
     tls_key: tuple[str, ...]
     doorbells: str
     shadow_doorbells: bool
+    shared: bool
+    namespaces: int
+    ana_groups: int
+    ana_state: tuple[str, ...]
     images: tuple[str, ...]
     size: str | None
     lba_size: int
@@ -164,6 +170,7 @@ class FrontEnd(Protocol):
     show_default=True,
     help="Offer the guest to leave doorbells in its memory (Doorbell Buffer Config): most need no message then.",
 )
+@shared_options
 @click.option(
     "--image", "images", metavar="FILE", multiple=True, help="Keep the data there; the nth for the nth socket."
 )
@@ -194,8 +201,9 @@ class FrontEnd(Protocol):
 def serve(lba_size: str, **options: Any) -> int:
     """Serve emulated SSDs to virtual machines and other hosts until Ctrl-C or SIGTERM.
 
-    Every socket offers an SSD of its own. One vfio-user client uses it at a time; when it goes the SSD is reset,
-    and its data stays for the next one. Over TCP many hosts may use it together.
+    Every socket offers an SSD of its own, or with --shared a port of one and the same. One vfio-user client uses it
+    at a time; when it goes the SSD is reset, and its data stays for the next one. Over TCP many hosts may use it
+    together.
     """
     from nvme_emu.core.faults import FaultFileError
 
@@ -219,8 +227,7 @@ def _serve(options: Options) -> int:
     places = [("vfio-user", path) for path in options.vfio_user] + [("tcp", address) for address in options.tcp]
     if not places:
         raise ValueError("nothing to serve: say --vfio-user SOCKET or --tcp HOST:PORT")
-    if len(options.images) > len(places):
-        raise ValueError(f"{len(options.images)} images for {len(places)} socket(s)")
+    check_shared(options, len(places))
     if len(options.rpc) > len(places):
         raise ValueError(f"{len(options.rpc)} --rpc sockets for {len(places)} SSD(s)")
     if len(options.nqn) > len(options.tcp):
@@ -254,8 +261,8 @@ def _serve(options: Options) -> int:
         capture = None if options.pcap is None else closing.enter_context(_capture(options.pcap, options.quiet))
         fronts: list[FrontEnd] = []
         checkers: list[Checker | FabricsChecker] = []
-        for number, (kind, where) in enumerate(places, 1):
-            device = _make_device(options, number)
+        devices = ports_of(options, len(places), lambda number: _make_device(options, number, len(places)))
+        for (kind, where), (number, device) in zip(places, enumerate(devices, 1), strict=True):
             closing.callback(device.close)
             if sink is not None:
                 device.trace.add_sink(sink)
@@ -275,6 +282,8 @@ def _serve(options: Options) -> int:
             if number <= len(options.rpc):
                 closing.enter_context(serve_rpc(watched, options.rpc[number - 1], extra=methods))
             fronts.append(front)
+        if options.shared:
+            join_ports(fronts)
         loop.run()
         for one in checkers:
             # Who is still connected does not leave: the server does.
@@ -298,7 +307,9 @@ def _serve(options: Options) -> int:
     return EXIT_INTERRUPTED if caught == [signal.SIGINT] else 0
 
 
-def _make_checker(options: Options, device: ServedDevice, front: FrontEnd) -> Checker | FabricsChecker | None:
+def _make_checker(
+    options: Options, device: ServedDevice | ServedPort, front: FrontEnd
+) -> Checker | FabricsChecker | None:
     """Who watches the device's client, with what its doorbells show, or its hosts. Nobody has come yet."""
     level = options.check or ("warn" if options.check_report else None)
     if level is None:
@@ -331,7 +342,7 @@ def _capture(path: str, quiet: bool) -> Iterator[Capture]:
 
 
 def _watch(
-    loop: Loop, device: ServedDevice, front: FrontEnd
+    loop: Loop, device: ServedDevice | ServedPort, front: FrontEnd
 ) -> tuple[Watched, Mapping[str, Callable[..., Any]] | None]:
     """The device as --rpc and fault rules reach it, and what --rpc answers besides.
 
@@ -356,7 +367,7 @@ def _watch(
     return Watched(**common), None
 
 
-def _make_device(options: Options, number: int) -> ServedDevice:
+def _make_device(options: Options, number: int, sockets: int) -> ServedDevice:
     from nvme_emu.cli.serve_device import DeviceOptions, ServedDevice
 
     return ServedDevice(
@@ -368,6 +379,10 @@ def _make_device(options: Options, number: int) -> ServedDevice:
             profile=options.profile,
             seed=options.seed,
             shadow_doorbells=options.shadow_doorbells,
+            namespaces=options.namespaces,
+            ports=sockets if options.shared else 1,
+            ana_groups=options.ana_groups,
+            nqn=options.nqn[0] if options.shared and options.nqn else "",
         )
     )
 
@@ -376,7 +391,7 @@ def _make_front(
     loop: Loop,
     where: str,
     nth_tcp: int,
-    device: ServedDevice,
+    device: ServedDevice | ServedPort,
     options: Options,
     faults: HostFaults | None,
     capture: Capture | None,
@@ -385,6 +400,8 @@ def _make_front(
         return _VfioUserFront(loop, where, device, options)
     from nvme_emu.cli.serve_tcp import TcpFront, advertised, dhchap_policy, tls_keys
 
+    if options.shared:
+        nth_tcp = 0
     nqn = options.nqn[nth_tcp] if nth_tcp < len(options.nqn) else ""
     return TcpFront(
         loop,
@@ -406,7 +423,7 @@ def _make_front(
 class _VfioUserFront:
     """A device at a vfio-user socket."""
 
-    def __init__(self, loop: Loop, path: str, device: ServedDevice, options: Options) -> None:
+    def __init__(self, loop: Loop, path: str, device: ServedDevice | ServedPort, options: Options) -> None:
         from nvme_emu.transports.vfio_user import VfioUserFunction, VfioUserServer
 
         self._device = device
@@ -416,6 +433,7 @@ class _VfioUserFront:
             clock=loop.clock,
             mapped_doorbells=options.doorbells == "mmap",
         )
+        self.function = function
         self._server: VfioUserServer = VfioUserServer(loop, path, function, log=_logger(options))
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nvme_emu.controller import Controller, ControllerConfig, Namespace
@@ -18,7 +18,7 @@ from nvme_emu.media import open_media
 if TYPE_CHECKING:
     from nvme_emu.media import Media
 
-__all__ = ["DEFAULT_SIZE", "DeviceOptions", "ServedDevice"]
+__all__ = ["DEFAULT_SIZE", "DeviceOptions", "ServedDevice", "ServedPort"]
 
 DEFAULT_SIZE = "1G"
 
@@ -41,6 +41,11 @@ class DeviceOptions:
     profile: str
     seed: int
     shadow_doorbells: bool = False
+    namespaces: int = 1
+    ports: int = 1
+    """Sockets behind which it has a controller (`--shared`)."""
+    ana_groups: int = 0
+    nqn: str = ""
 
 
 class ServedDevice:
@@ -59,8 +64,7 @@ class ServedDevice:
         nbytes = None if options.size is None else parse_size(options.size)
         if nbytes is None and options.image is None:
             nbytes = parse_size(DEFAULT_SIZE)
-        self.media: Media = open_media(options.image, nbytes, lba_size=options.lba_size)
-        self._closing.callback(self.media.close)
+        self.media = self._open_media(options, nbytes)
         serial = f"NVMEEMU{options.number:04d}"
         self.controller = Controller(
             ControllerConfig(
@@ -69,15 +73,30 @@ class ServedDevice:
                 step_commands_max=STEP_COMMANDS_MAX,
                 shadow_doorbells=options.shadow_doorbells,
                 shadow_poll_ns=SHADOW_POLL_NS,
+                subnqn=options.nqn,
+                controllers=options.ports,
+                ana_groups=options.ana_groups,
             ),
             memory=self.memory,
             namespaces=[
-                Namespace(1, self.media, options.lba_size, identity=f"{serial}/{options.seed}"),
+                Namespace(nsid, media, options.lba_size, identity=f"{serial}/{options.seed}")
+                for nsid, media in enumerate(self.media, 1)
             ],
             latency=None if profile.instant else LatencyModel(profile, rng),
             trace=self.trace,
             rng=rng,
         )
+
+    def _open_media(self, options: DeviceOptions, nbytes: int | None) -> list[Media]:
+        """The medium of each namespace."""
+        if options.image is not None and options.namespaces > 1:
+            raise ValueError(f"--namespaces {options.namespaces}: an image file holds one namespace")
+        share = None if nbytes is None else nbytes // options.namespaces
+        media: list[Media] = []
+        for _ in range(options.namespaces):
+            media.append(open_media(options.image, share, lba_size=options.lba_size))
+            self._closing.callback(media[-1].close)
+        return media
 
     def summary(self) -> dict[str, object]:
         """What the device has done, ready for JSON."""
@@ -85,7 +104,7 @@ class ServedDevice:
         return {
             "serial": self.controller.config.sn,
             "image": self.options.image,
-            "bytes": self.media.nbytes,
+            "bytes": sum(one.nbytes for one in self.media),
             "profile": self.options.profile,
             "commands": counters.fetched,
             "completions": counters.posted,
@@ -99,3 +118,32 @@ class ServedDevice:
     def close(self) -> None:
         """Flush and close the medium. A second call does nothing."""
         self._closing.close()
+
+
+class ServedPort:
+    """Another port of a served SSD: a controller that shares namespaces, device model and counters with it."""
+
+    def __init__(self, device: ServedDevice, number: int) -> None:
+        first = device.controller
+        self._device = device
+        self.trace = TraceHub()
+        self.memory = HostMemory()
+        self.controller = Controller(
+            replace(first.config, cntlid=number - 1, port=number),
+            memory=self.memory,
+            subsystem=first.subsystem,
+            latency=first.latency,
+            trace=self.trace,
+            rng=first.rng,
+            counters=first.counters,
+        )
+        if first.latency is not None:
+            first.latency.trace = device.trace
+
+    def summary(self) -> dict[str, object]:
+        """What the SSD has done, with what went wrong at this port."""
+        error = self.controller.internal_error
+        return {**self._device.summary(), "internal_error": None if error is None else str(error)}
+
+    def close(self) -> None:
+        """Nothing is its own."""

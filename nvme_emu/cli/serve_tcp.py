@@ -19,7 +19,7 @@ from nvme_emu.transports.tcp import TcpServer, TcpServerConfig, parse_address
 from nvme_emu.transports.tcp.tls import TlsKeys
 
 if TYPE_CHECKING:
-    from nvme_emu.cli.serve_device import ServedDevice
+    from nvme_emu.cli.serve_device import ServedDevice, ServedPort
     from nvme_emu.controller.fabrics import Association
     from nvme_emu.core.ports import StreamTap
     from nvme_emu.transports.loop import Loop
@@ -121,7 +121,7 @@ class TcpFront:
         self,
         loop: Loop,
         address: str,
-        device: ServedDevice,
+        device: ServedDevice | ServedPort,
         *,
         nqn: str,
         hosts: Sequence[str],
@@ -162,6 +162,11 @@ class TcpFront:
         for reached, its_port in self.target.addresses or (self._server.address,):
             at = "ADDRESS" if ipaddress.ip_address(reached).is_unspecified else reached
             self._server.log(f"nvme connect -t tcp -a {at} -s {its_port} -n {self.nqn}")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return self._server.address
 
     def _joined(self, association: Association) -> None:
         """A host has made a controller: it is as healthy as the SSD is."""

@@ -43,6 +43,10 @@ def serve_rpc(
         from nvme_emu.observe.rpc_checker import CheckerMethods
 
         table |= CheckerMethods(watched, watched.checker).table()
+    if watched.controller.subsystem.ana.count:
+        from nvme_emu.observe.rpc_ana import AnaMethods
+
+        table |= AnaMethods(watched).table()
     for name, fn in {**table, **(extra or {})}.items():
         methods.add(name, fn)
     server = RpcServer(methods, path, trace=watched.trace)

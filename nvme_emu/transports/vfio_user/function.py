@@ -102,6 +102,9 @@ class VfioUserFunction:
         self._noted: dict[int, int] = {}  # doorbells (BAR0 offset -> value) that wait to be rung
         self._work_due = False
         self._cq_tails: dict[int, tuple[CompletionRing, int]] = {}
+        self.mates: tuple[VfioUserFunction, ...] = ()
+        """Functions of the same subsystem: while a step of one waits for its client no other makes one."""
+        controller.attention = self._attend
 
     # -- clients come and go --------------------------------------------------------------------------------
 
@@ -178,6 +181,8 @@ class VfioUserFunction:
             starts_or_ends = offset <= Reg.NSSR and offset + len(data) > Reg.CC
             if starts_or_ends:
                 self._abandon()
+                for mate in self.mates:
+                    mate._abandon()  # an NVM Subsystem Reset is one of theirs, too
                 if self.page is not None:
                     self.page.clear_unused()
             self.controller.now_ns = self._clock()
@@ -309,9 +314,19 @@ class VfioUserFunction:
         if self.messages is not None:
             self.messages.abandon()
 
+    def _attend(self) -> None:
+        """Another controller's command has left something for this one."""
+        self._work_due = True
+
+    def _held_up(self) -> VfioUserFunction | None:
+        return next((mate for mate in self.mates if mate.waiting), None)
+
     def work(self) -> None:
         """Do what is due: ring what was noted, step the controller, send interrupts."""
         if self.messages is None or self.messages.busy:
+            return
+        if self._held_up() is not None:
+            self._work_due = True
             return
         self._work_due = False
         if self.maps.by_message:
@@ -325,6 +340,9 @@ class VfioUserFunction:
             return None
         if self.messages.busy:
             return self.messages.due_ns
+        mate = self._held_up()
+        if mate is not None:
+            return mate.next_deadline()
         now = self._clock()
         if not self._may_step():
             return None
