@@ -51,6 +51,7 @@ Examples:
   nvme-emu serve --vfio-user /tmp/a.sock --vfio-user /tmp/b.sock --size 256M --profile tlc
   nvme-emu serve --tcp 127.0.0.1:4420 --nqn nqn.2024-01.org.example:ssd --size 1G
   nvme-emu serve --shared --tcp 127.0.0.1:4420 --tcp 127.0.0.1:4421 --ana-groups 1 --ana-state 2:1=non-optimized
+  nvme-emu serve --vfio-user /tmp/ssd.sock --size 1G --zoned zone_size=16M,max_open=8,max_active=12
 
 \b
 The guest's side, with QEMU 10.1 or newer (its memory must be shared to be fast):
@@ -91,6 +92,7 @@ class Options:
     images: tuple[str, ...]
     size: str | None
     lba_size: int
+    zoned: str | None
     profile: str
     seed: int
     trace: str | None
@@ -177,6 +179,11 @@ class FrontEnd(Protocol):
 @click.option("--size", metavar="SIZE", help="Size of each SSD (1G; an existing image's own).")
 @click.option(
     "--lba-size", type=click.Choice(("512", "4096")), default="512", show_default=True, help="Bytes a block."
+)
+@click.option(
+    "--zoned",
+    metavar="NAME=VALUE,…",
+    help="Zoned SSDs (docs/zns.md): zone_size=16M,max_open=4,…; \"\" takes the defaults.",
 )
 @click.option(
     "--profile",
@@ -369,6 +376,7 @@ def _watch(
 
 def _make_device(options: Options, number: int, sockets: int) -> ServedDevice:
     from nvme_emu.cli.serve_device import DeviceOptions, ServedDevice
+    from nvme_emu.controller.zns_config import ZnsConfig
 
     return ServedDevice(
         DeviceOptions(
@@ -376,6 +384,7 @@ def _make_device(options: Options, number: int, sockets: int) -> ServedDevice:
             image=options.images[number - 1] if number <= len(options.images) else None,
             size=options.size,
             lba_size=options.lba_size,
+            zoned=None if options.zoned is None else ZnsConfig.parse(options.zoned),
             profile=options.profile,
             seed=options.seed,
             shadow_doorbells=options.shadow_doorbells,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nvme_emu.controller import Controller, ControllerConfig, Namespace
 from nvme_emu.controller.latency import LatencyModel
 from nvme_emu.controller.profiles import load_profile
+from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.core.units import parse_size
@@ -46,6 +47,7 @@ class DeviceOptions:
     """Sockets behind which it has a controller (`--shared`)."""
     ana_groups: int = 0
     nqn: str = ""
+    zoned: ZnsConfig | None = None
 
 
 class ServedDevice:
@@ -73,19 +75,22 @@ class ServedDevice:
                 step_commands_max=STEP_COMMANDS_MAX,
                 shadow_doorbells=options.shadow_doorbells,
                 shadow_poll_ns=SHADOW_POLL_NS,
+                zns=options.zoned,
                 subnqn=options.nqn,
                 controllers=options.ports,
                 ana_groups=options.ana_groups,
             ),
             memory=self.memory,
             namespaces=[
-                Namespace(nsid, media, options.lba_size, identity=f"{serial}/{options.seed}")
+                Namespace(nsid, media, options.lba_size, identity=f"{serial}/{options.seed}", zoned=options.zoned)
                 for nsid, media in enumerate(self.media, 1)
             ],
             latency=None if profile.instant else LatencyModel(profile, rng),
             trace=self.trace,
             rng=rng,
         )
+        # What no host has flushed, and no shutdown: write pointers above all.
+        self._closing.callback(self.controller.subsystem.save)
 
     def _open_media(self, options: DeviceOptions, nbytes: int | None) -> list[Media]:
         """The medium of each namespace."""

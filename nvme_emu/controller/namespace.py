@@ -149,6 +149,7 @@ class Namespace(NamespaceState):
     def make_zoned(self, zoned: ZnsConfig) -> None:
         """Divide it into zones, all of them Empty. Raises ValueError where not one fits."""
         self.zones = Zones(zoned, self.lba_size, self.nbytes)
+        self.zones.break_some()
         self.nsze = self.zones.blocks
         self.nbytes = self.nsze << self.lba_shift
         self.hold(Hold.ZONED)

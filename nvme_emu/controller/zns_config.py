@@ -1,4 +1,4 @@
-"""How zoned namespaces are divided: a frozen value, from fields or from text such as zone_size=16M,max_open=4."""
+"""How zoned namespaces are divided: frozen, from fields or from text such as zone_size=16M,max_open=4,offline=3:5."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ _GRANULE: Final = 4096
 _ZONES_MAX: Final = 1 << 20
 _RESOURCES_MAX: Final = 0xFFFF_FFFE
 _SIZES: Final = frozenset({"zone_size", "zone_capacity"})
+_LISTS: Final = frozenset({"read_only", "offline"})
 _FLAGS: Final = frozenset({"cross_read"})
 _TRUE, _FALSE = frozenset({"1", "on", "yes", "true"}), frozenset({"0", "off", "no", "false"})
+
+
+def _number(text: str, where: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"{where}: a number is needed") from None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +33,8 @@ class ZnsConfig:
 
     At most ``max_open`` zones are open and ``max_active`` open or closed (0: no limit). Each zone has a descriptor
     extension of ``zdes`` bytes. ``cross_read`` lets reads go across zones (OZCS.RAZB). ``zasl`` limits Zone Append, in
-    powers of two of the minimum page size (0: as Write). Sizes are multiples of 4096 bytes. Raises ValueError.
+    powers of two of the minimum page size (0: as Write). The zones of the numbers in ``read_only`` and ``offline`` are
+    broken in a new namespace. Sizes are multiples of 4096 bytes. Raises ValueError.
     """
 
     zone_size: int = 16 << 20
@@ -35,6 +44,8 @@ class ZnsConfig:
     zdes: int = 0
     cross_read: bool = False
     zasl: int = 0
+    read_only: tuple[int, ...] = ()
+    offline: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("zone_size", "zone_capacity", "max_open", "max_active", "zdes", "zasl"):
@@ -52,6 +63,12 @@ class ZnsConfig:
             raise ValueError(f"max_open={self.max_open}: not more than max_active={self.max_active}, as open is active")
         if self.zdes % ZDES_UNIT or self.zdes > 255 * ZDES_UNIT:
             raise ValueError(f"zdes={self.zdes}: a multiple of {ZDES_UNIT} bytes, at most {255 * ZDES_UNIT}")
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if any(not isinstance(number, int) or number < 0 for number in getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r}: numbers of zones")
+        if set(self.read_only) & set(self.offline):
+            raise ValueError(f"zones {sorted(set(self.read_only) & set(self.offline))} are both read_only and offline")
         if self.zasl > 20:
             raise ValueError(f"zasl={self.zasl}: at most 20 (Zone Append Size Limit)")
 
@@ -88,11 +105,10 @@ class ZnsConfig:
                 given[name] = word in _TRUE
             elif name in _SIZES:
                 given[name] = parse_size(value)
+            elif name in _LISTS:
+                given[name] = tuple(_number(one, part) for one in value.split(":"))
             else:
-                try:
-                    given[name] = int(value, 0)
-                except ValueError:
-                    raise ValueError(f"{part}: a number is needed") from None
+                given[name] = _number(value, part)
         return cls(**given)
 
     def as_dict(self) -> Mapping[str, Any]:

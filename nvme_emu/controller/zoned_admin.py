@@ -195,7 +195,7 @@ def zones_asked_for(ctrl: Controller, data: bytes, nsze: int, lba_size: int) -> 
     active = active or zns.max_active
     opened = opened or (min(zns.max_open, active) if active else zns.max_open)
     try:
-        return replace(zns, max_active=active, max_open=opened)
+        return replace(zns, max_active=active, max_open=opened, read_only=(), offline=())
     except ValueError as error:
         raise CommandError(Status.INVALID_FIELD, location=PRP1) from error
 

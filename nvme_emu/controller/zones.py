@@ -164,6 +164,17 @@ class Zones:
             else:
                 zone.wp, zone.extension = zone.start, b""
 
+    def break_some(self) -> None:
+        """The zones that the configuration has broken. Raises ValueError for one that there is not."""
+        for action, numbers in (
+            (ZoneAction.BREAK_READ_ONLY, self.config.read_only),
+            (ZoneAction.BREAK_OFFLINE, self.config.offline),
+        ):
+            for number in numbers:
+                if number >= len(self.zones):
+                    raise ValueError(f"zone {number}: there are {len(self.zones)}")
+                self.act(self.zones[number], action)
+
     def power_lost(self) -> None:
         """Zones that were active are Closed, or Empty where nothing makes them otherwise."""
         for zone in self.zones:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ACTIONS", "EventAction", "EventHandler", "action_of"]
 
 ALL_ONES_32 = 0xFFFF_FFFF
-LOG_BYTES, CHANGED_NS_LIST, CHANGED_NS_BYTES = 512, 0x04, 4096
+LOG_BYTES, CHANGED_NS_LIST, CHANGED_NS_BYTES, CHANGED_ZONES = 512, 0x04, 4096, 0xBF
 EVENTS_KEPT_MAX = 64
 MTFA_UNIT_MS = 100
 PAUSE_POLL_NS = 10_000_000
@@ -137,7 +137,8 @@ class EventHandler:
             driver.ana.read()
             return
         # Reading a reservation notification takes it away: that is for whoever uses reservations.
-        if event.lid and event.aet != AsyncEventType.IO_COMMAND_SET:
+        # The list of changed zones is of a namespace, which dword 1 names, and for who watches its zones.
+        if event.lid and event.lid != CHANGED_ZONES and event.aet != AsyncEventType.IO_COMMAND_SET:
             nbytes = CHANGED_NS_BYTES if event.lid == CHANGED_NS_LIST else LOG_BYTES
             driver.admin.get_log_page(event.lid, nbytes)
         if action is EventAction.SCAN:

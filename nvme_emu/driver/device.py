@@ -57,6 +57,7 @@ ALL_ONES_32 = 0xFFFF_FFFF
 POLL_MS = 1
 SHUTDOWN_MS_MAX = 60_000
 POOL_PAGES = 16_384
+OAES_ZDCN = 1 << 27
 
 
 class NvmeDriver:
@@ -358,14 +359,21 @@ class NvmeDriver:
             if len(found) < len(page):
                 break
             after = found[-1]
-        for nsid in set(self.namespaces) - set(active):
-            del self.namespaces[nsid]
+        zoned: set[int] = set()
+        # Only who may tell of changed zones (OAES) is asked for zoned namespaces.
+        if int(self.identity.oaes) & OAES_ZDCN:
+            from nvme_emu.driver.zoned import ZonedNamespace, zoned_namespaces
+
+            zoned = zoned_namespaces(self)
+        for nsid, one in list(self.namespaces.items()):
+            if nsid not in active or one.zoned != (nsid in zoned):
+                del self.namespaces[nsid]
         for nsid in active:
             identify = self.admin.identify(Cns.NAMESPACE, nsid=nsid)
             if nsid in self.namespaces:
                 self.namespaces[nsid].update(identify)
             else:
-                self.namespaces[nsid] = Namespace(self, nsid, identify)
+                self.namespaces[nsid] = (ZonedNamespace if nsid in zoned else Namespace)(self, nsid, identify)
 
     # Callers ----------------------------------------------------------------------------------------
 

@@ -35,6 +35,8 @@ READ, WRITE, COMPARE = int(NvmOpcode.READ), int(NvmOpcode.WRITE), int(NvmOpcode.
 class Namespace:
     """Namespace ``nsid``: ``nlb`` logical blocks of ``lba_size`` bytes (``nbytes`` in all)."""
 
+    zoned = False
+
     def __init__(self, driver: NvmeDriver, nsid: int, identify: np.ndarray) -> None:
         self.nsid = nsid
         self._driver = driver

@@ -182,7 +182,7 @@ def tcp_target(config: ControllerConfig, sizes: tuple[int, ...] = (SIZE,)) -> It
 def vfio_user_device(config: ControllerConfig, sizes: tuple[int, ...] = (SIZE,)) -> Iterator[str]:
     """The URL of a PCI function with such namespaces, served by a thread."""
     memory, loop = HostMemory(), Loop()
-    namespaces = [Namespace(nsid, RamMedia(size), 512) for nsid, size in enumerate(sizes, 1)]
+    namespaces = [Namespace(nsid, RamMedia(size), 512, zoned=config.zns) for nsid, size in enumerate(sizes, 1)]
     controller = Controller(config, memory=memory, namespaces=namespaces, latency=None, rng=random.Random(0))
     function = VfioUserFunction(controller, memory, clock=loop.clock, mapped_doorbells=True)
     with tempfile.TemporaryDirectory(prefix="nvme-emu-") as directory:

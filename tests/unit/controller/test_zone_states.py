@@ -6,10 +6,12 @@ import itertools
 
 import pytest
 
+from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.controller.zone_states import ACTIVE, OPEN, REFUSALS, ZONE_TRANSITIONS, ZoneAction
 from nvme_emu.controller.zones import Zone, Zones
 from nvme_emu.core.errors import CommandError
+from nvme_emu.media import RamMedia
 from nvme_emu.spec.status import Status
 from nvme_emu.spec.zns import WP_INVALID, ZoneState, build_zone_report, parse_zone_report
 
@@ -198,6 +200,7 @@ def test_report_is_parsed_as_it_was_built() -> None:
         ("zone_capacity=12k,zone_size=16k,zdes=64", ZnsConfig(zone_size=16384, zone_capacity=12288, zdes=64)),
         ("cross_read,max_active=0x10", ZnsConfig(cross_read=True, max_active=16)),
         ("cross_read=off,zasl=3", ZnsConfig(zasl=3)),
+        ("offline=3:0x5,read_only=1", ZnsConfig(offline=(3, 5), read_only=(1,))),
     ],
 )
 def test_configuration_is_read_from_text(text: str, config: ZnsConfig) -> None:
@@ -209,7 +212,7 @@ def test_configuration_is_read_from_text(text: str, config: ZnsConfig) -> None:
     [
         "zone_size=1000", "zone_size=0", "zone_capacity=32M", "zone_capacity=100", "max_open=5,max_active=4", "zdes=65",
         "zdes=99999", "size=1M", "max_open=x", "zone_size=y", "cross_read=2", "zasl=21", "max_open=-1",
-        "max_open=0xFFFFFFFF",
+        "max_open=0xFFFFFFFF", "offline=", "offline=1:x", "offline=1,read_only=1",
     ],
 )  # fmt: skip
 def test_configuration_that_makes_no_zones_is_refused(text: str) -> None:
@@ -220,3 +223,12 @@ def test_configuration_that_makes_no_zones_is_refused(text: str) -> None:
 def test_namespace_must_hold_a_zone() -> None:
     with pytest.raises(ValueError, match="zones"):
         Zones(ZnsConfig(zone_size=1 << 20), 512, 4096)
+
+
+def test_configured_zones_are_broken() -> None:
+    one = Namespace(1, RamMedia(128 * KIB), zoned=ZnsConfig(zone_size=16 * KIB, read_only=(1, 2), offline=(7,)))
+
+    assert one.zones is not None
+    assert [int(zone.state) for zone in one.zones.zones] == [1, 13, 13, 1, 1, 1, 1, 15]
+    with pytest.raises(ValueError, match="zone 8"):
+        Namespace(1, RamMedia(128 * KIB), zoned=ZnsConfig(zone_size=16 * KIB, offline=(8,)))
