@@ -144,7 +144,7 @@ def _one(
     if cluster is not None:
         workers = DaskWorkers(plan.test, cluster)
     else:
-        workers = LocalWorkers(plan.test, 1 if plan.scheduler == "exhaustive" else jobs)
+        workers = LocalWorkers(plan.test, jobs)
     interrupted = False
     error: CampaignError | None = None
     campaign = Campaign(plan, workers, state)

@@ -19,11 +19,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from nvme_emu.testing.campaign_worker import Answer, command, environment, run_once
+from nvme_emu.testing.campaign_worker import Answer, command, death_of, environment, run_once
+from nvme_emu.testing.exhaustive import halves, open_choices
 
 __all__ = ["Campaign", "CampaignError", "DaskWorkers", "Finding", "LocalWorkers", "Plan", "find_tests", "list_tests"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+PIECES_PER_WORKER = 2
+"""Parts of an exhaustive search that are under way or wait, for each worker, as far as it can be divided."""
 CHUNK_SECONDS = 1.0
 CHUNK_RUNS_MAX = 1000
 
@@ -86,7 +89,7 @@ class LocalWorkers:
         try:
             answer = self._exchange(request)
         except (OSError, ValueError) as error:
-            answer = {"error": f"a worker has died: {error}"}
+            answer = {"error": f"the process that ran {self._test} has died: {error}"}
         if not self._closed:
             then(answer)
 
@@ -104,7 +107,7 @@ class LocalWorkers:
         process.stdin.flush()
         line = process.stdout.readline()
         if not line:
-            raise ValueError(f"exit code {process.wait()}")
+            raise ValueError(death_of(process.wait(), request))
         answer: Answer = json.loads(line)
         return answer
 
@@ -229,8 +232,9 @@ class Campaign:
         self._workers = workers
         self._state = state
         self._done: list[list[int]] = []
-        self._path: list[Any] | None = None
-        self._level_begun = False
+        self._paths: list[Any] | None = None
+        """Where the parts of the search of this level are; None before it has begun."""
+        self._under_way: list[Any] = []
         self._answers: queue.Queue[tuple[Answer, Answer]] = queue.Queue()
         self._rate = 0.0
         self._fingerprint = fingerprint(plan.test, plan.sources)
@@ -314,29 +318,68 @@ class Campaign:
 
     def _run_levels(self, changed: Callable[[], None]) -> None:
         """First the order as it comes, then all with one switch, two, … : the simplest failure comes first."""
-        while self.level <= self.plan.switches and not (self.findings and not self.plan.keep_going):
-            self._ask(
-                {
-                    "do": "exhaustive",
-                    "switches": self.level,
-                    "assume": self.plan.assume,
-                    "path": self._path,
-                    "count": 1 << 30,
-                    "seconds": self._workers.chunk_seconds,
-                }
-            )
-            _, answer = self._next(changed)
+        while self.level <= self.plan.switches and not self._is_enough:
+            if self._paths is None:
+                self._paths = [None]
+            self._run_level(self._paths, changed)
+            if not self._paths:
+                self.level, self._paths = self.level + 1, None
+            self.save()
+        self.complete = self.level > self.plan.switches and not self.findings
+
+    @property
+    def _is_enough(self) -> bool:
+        return bool(self.findings) and not self.plan.keep_going
+
+    def _run_level(self, paths: list[Any], changed: Callable[[], None]) -> None:
+        """The searches from `paths`, where what is left of them stays: a part for each worker, and more to choose from.
+
+        None is the search that has not begun. It makes a single run, after which it can be divided.
+        """
+        under_way = looking = 0
+        while (paths and not self._is_enough) or under_way or looking:
+            while paths and not self._is_enough and under_way < self._workers.count:
+                self._divide(paths, PIECES_PER_WORKER * self._workers.count - under_way)
+                self._ask(self._orders(paths.pop(0)))
+                under_way += 1
+            # What is under way is not lost when the wait is interrupted.
+            request, answer = self._next(changed)
+            if request["do"] == "look":
+                looking -= 1
+                self._looked(request, answer)
+                continue
+            under_way -= 1
+            self._under_way.remove(request["path"])
             self.runs += answer["runs"]
             self.cut += answer["cut"]
-            self._path = answer["path"]
+            if answer["path"] is not None:
+                paths.append(answer["path"])
             look = self._found(answer)
             if look is not None:
                 self._ask(look)
-                self._looked(*self._next(changed))
-            if self._path is None:
-                self.level += 1
+                looking += 1
             self.save()
-        self.complete = self.level > self.plan.switches and not self.findings
+
+    def _orders(self, path: Any) -> Answer:
+        self._under_way.append(path)
+        return {
+            "do": "exhaustive",
+            "switches": self.level,
+            "assume": self.plan.assume,
+            "path": path,
+            "count": 1 if path is None else 1 << 30,
+            "seconds": self._workers.chunk_seconds,
+        }
+
+    @staticmethod
+    def _divide(paths: list[Any], wanted: int) -> None:
+        """Take searches apart until there are as many as are wanted, or none that can be."""
+        while len(paths) < wanted:
+            at = max(range(len(paths)), key=lambda one: open_choices(paths[one]))
+            parts = halves(paths[at])
+            if parts is None:
+                return
+            paths[at : at + 1] = parts
 
     # -- both -------------------------------------------------------------------------------------------------
 
@@ -392,8 +435,8 @@ class Campaign:
                 return
             self._done, self.findings = state["done"], [Finding(**one) for one in state["findings"]]
             self.runs = self.resumed = state["runs"]
-            self.choices, self.cut, self.level, self._path = (
-                state["choices"], state["cut"], state["level"], state["path"],
+            self.choices, self.cut, self.level, self._paths = (
+                state["choices"], state["cut"], state["level"], state["paths"],
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CampaignError(f"{path}: not a state of a campaign: {error}; --fresh begins anew") from None
@@ -416,7 +459,8 @@ class Campaign:
             "choices": self.choices,
             "cut": self.cut,
             "level": self.level,
-            "path": self._path,
+            # What was under way is done again.
+            "paths": None if self._paths is None else [*self._paths, *self._under_way],
         }
         try:
             self._state.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ cannot be run at all.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -23,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nvme_emu.testing.simulation import Outcome, Runner
 
-__all__ = ["Answer", "command", "environment", "main", "run_once", "serve"]
+__all__ = ["Answer", "command", "death_of", "environment", "main", "run_once", "serve"]
 
 Answer = dict[str, Any]
 
@@ -53,9 +54,24 @@ def run_once(test: str, request: Answer, cwd: str | None = None) -> Answer:
     )
     lines = done.stdout.splitlines()
     if not lines:
-        return {"error": done.stderr.strip() or f"the worker ended with exit code {done.returncode}"}
+        why = done.stderr.strip() or death_of(done.returncode, request)
+        return {"error": f"the process that ran {test} has died: {why}"}
     answer: Answer = json.loads(lines[0])
     return answer
+
+
+def death_of(code: int, request: Answer) -> str:
+    """How a process ended, and which runs it was about: a driver in C may have taken it along."""
+    how = f"exit code {code}"
+    if code < 0:
+        import signal
+
+        with contextlib.suppress(ValueError):
+            how = signal.Signals(-code).name
+    if request["do"] != "seeds":
+        return how
+    last = request["first"] + request["count"] - 1
+    return f"{how}, in one of the seeds {request['first']} to {last} ({request['scheduler']})"
 
 
 # -- requests --------------------------------------------------------------------------------------------------
@@ -108,7 +124,8 @@ class _Server:
         )
         if found.failure is not None:
             _refuse_skipped(found.failure, self._nodeid)
-        path = None if found.complete or found.failure is not None else scheduler.dump()
+        ended = found.complete or (found.failure is not None and not scheduler.advance())
+        path = None if ended else scheduler.dump()
         failure = None if found.failure is None else _failure(found.failure)
         return {"runs": found.runs, "cut": found.cut, "path": path, "failure": failure, "choices": 0}
 
@@ -181,6 +198,9 @@ def serve(runner: Runner, nodeid: str, requests: IO[str], answers: IO[str]) -> N
             answer = server.answer(json.loads(line))
         except _SkippedError as error:
             answer = {"error": str(error)}
+        except KeyboardInterrupt:
+            # Ctrl-C is not for this process (see `main`), so it was the test's own.
+            answer = {"error": f"{nodeid} raises KeyboardInterrupt, which ends pytest: such a run cannot be judged"}
         except Exception as error:  # the one who asked must hear of it, whatever it is
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")

@@ -30,7 +30,7 @@ from kworker.schedulers import TIMER_KEY
 from nvme_emu.testing.simulation import STEPS_MAX, Outcome, Runner
 from nvme_emu.testing.watching import Watcher
 
-__all__ = ["ASSUMPTIONS", "SWITCHES", "Found", "SleepSets", "independent", "search"]
+__all__ = ["ASSUMPTIONS", "SWITCHES", "Found", "SleepSets", "halves", "independent", "open_choices", "search"]
 
 SWITCHES = 2
 ASSUMPTIONS = ("nothing", "named locks", "all locked")
@@ -172,6 +172,28 @@ class SleepSets(Watcher):
                 return True
             self._path.pop()
         return False
+
+
+def open_choices(path: list[Any] | None) -> int:
+    """How many choices a search that is at `path` has met and not tried; 0 for one that has not begun."""
+    return 0 if path is None else sum(len(todo) for *_, todo, _ in path)
+
+
+def halves(path: list[Any] | None) -> tuple[list[Any], list[Any]] | None:
+    """A search that is at `path` (of `SleepSets.dump`) in two, which together make its runs; None for a single one.
+
+    Who sleeps below a choice depends on which of its siblings come earlier in the list, not on when they are run: they
+    only have to be run by somebody. So both halves go the way of the whole.
+    """
+    open_nodes = [at for at, (*_, todo, _) in enumerate(path or ()) if todo]
+    if path is None or not open_nodes:
+        return None
+    # The shallow choices have more below them: they go away, half of those that are open, one at least.
+    last = open_nodes[(len(open_nodes) - 1) // 2]
+    stays = [[*node[:3], [] if at <= last else node[3], node[4]] for at, node in enumerate(path)]
+    keys, operations, sleeping, todo, tried = path[last]
+    goes = [*path[:last], [keys, operations, sleeping, todo[1:], [*tried, todo[0]]]]
+    return stays, goes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pytest
 
 import kworker
 from nvme_emu.testing.campaign import Campaign, CampaignError, Plan
-from nvme_emu.testing.campaign_worker import Answer, _Server
-from nvme_emu.testing.exhaustive import independent, search
+from nvme_emu.testing.campaign_worker import Answer, _Server, serve
+from nvme_emu.testing.exhaustive import SleepSets, halves, independent, open_choices, search
 from nvme_emu.testing.settings import Settings
 from nvme_emu.testing.shrink import shrink
 from nvme_emu.testing.simulation import NvmeSim, Runner
@@ -201,3 +203,94 @@ def test_more_is_left_out_the_more_may_be_assumed() -> None:
 def test_steps_are_independent_as_far_as_is_assumed(one: str, other: str, assume: str, expected: bool) -> None:
     assert independent(one, other, assume) is expected
     assert independent(other, one, assume) is expected
+
+
+@pytest.mark.parametrize("assume", ["nothing", "named locks", "all locked"])
+@pytest.mark.parametrize("switches", [1, 2])
+def test_search_in_parts_makes_the_runs_of_the_whole(assume: str, switches: int) -> None:
+    """However it is divided, and whoever is first."""
+    whole = search(runner_of(right), runs_max=5000, switches=switches, assume=assume)
+    assert whole.complete
+    for choose in (0, -1):
+        runs, paths = 0, [None]
+        while paths:
+            part = SleepSets(switches, assume=assume)
+            path = paths.pop(choose)
+            if path is not None:
+                part.load(path)
+            found = search(runner_of(right), runs_max=3, scheduler=part)
+            runs += found.runs
+            if not found.complete:
+                rest = json.loads(json.dumps(part.dump()))
+                paths += halves(rest) or [rest]
+        assert runs == whole.runs
+
+
+def test_halves_hold_what_is_open_and_a_single_one_stays_whole() -> None:
+    scheduler = SleepSets(1)
+    search(runner_of(right), runs_max=1, scheduler=scheduler)
+    path = scheduler.dump()
+    parts = halves(path)
+    assert parts is not None
+    assert open_choices(parts[0]) + open_choices(parts[1]) + 1 == open_choices(path)
+    assert halves(None) is None
+    assert open_choices(None) == 0
+    while (parts := halves(path)) is not None:
+        path = parts[1]
+    assert open_choices(path) == 0
+
+
+class Many(Inline):
+    """Workers that answer in an order of their own, when all are busy."""
+
+    count = 5
+    chunk_seconds = 0.0
+
+    def __init__(self, test: Callable[[NvmeSim], None]) -> None:
+        super().__init__(test)
+        self.waiting: list[tuple[Answer, Callable[[Answer], None]]] = []
+        self.at_once = 0
+
+    def ask(self, request: Answer, then: Callable[[Answer], None]) -> None:
+        self.asked.append(request)
+        self.waiting.append((request, then))
+        self.at_once = max(self.at_once, len(self.waiting))
+
+    def turn(self) -> None:
+        """Answer the one that came last."""
+        if self.waiting:
+            request, then = self.waiting.pop()
+            then(self.server.answer(request))
+
+
+def test_exhaustive_campaign_is_spread_over_all_workers() -> None:
+    plan = Plan(test="t", scheduler="exhaustive", switches=2)
+    alone = Campaign(plan, Inline(right))
+    alone.run(nothing)
+    workers = Many(right)
+    spread = Campaign(plan, workers)
+    spread.run(workers.turn)
+    assert workers.at_once == 5
+    assert spread.complete
+    assert (spread.runs, spread.cut) == (alone.runs, alone.cut)
+
+
+def test_exhaustive_campaign_that_keeps_going_sees_the_rest_of_the_orders() -> None:
+    first = Campaign(Plan(test="t", scheduler="exhaustive", switches=2), Inline(racy))
+    first.run(nothing)
+    every = Campaign(Plan(test="t", scheduler="exhaustive", switches=2, keep_going=True), Inline(racy))
+    every.run(nothing)
+    assert first.runs < every.runs
+    assert len(first.findings) == len(every.findings) == 1
+    assert every.findings[0].seen > 1
+
+
+def test_ctrl_c_of_a_test_itself_is_told_of() -> None:
+    def stops(sim: NvmeSim) -> None:
+        raise KeyboardInterrupt
+
+    answers = io.StringIO()
+    request = {"do": "seeds", "scheduler": "random", "first": 0, "count": 1, "seconds": 1}
+    serve(runner_of(stops), "test_x.py::test", io.StringIO(json.dumps(request) + "\n"), answers)
+    error = json.loads(answers.getvalue())["error"]
+    assert error == "test_x.py::test raises KeyboardInterrupt, which ends pytest: such a run cannot be judged"

@@ -47,6 +47,14 @@ def test_slow(nvme_sim):
 def test_of_another_kind():
     pass
 '''
+ENDS = '''
+def test_stops(nvme_sim):
+    raise KeyboardInterrupt
+
+def test_dies(nvme_sim):
+    import os, signal
+    os.kill(os.getpid(), signal.SIGKILL)
+'''
 RACY = "test_it.py::test_racy"
 
 
@@ -54,6 +62,7 @@ RACY = "test_it.py::test_racy"
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Calls a command in a directory with a test file."""
     (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "test_end.py").write_text(ENDS)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     monkeypatch.chdir(tmp_path)
 
@@ -166,3 +175,34 @@ def test_cluster_of_two_does_the_same(call) -> None:
         racy = call(explore, RACY, "--seeds", "100", "--on", url)
         assert racy.return_value == 1
         assert "switch(es) that are needed" in racy.output
+        orders = ("--scheduler", "exhaustive", "--switches", "1")
+        right = call(explore, "test_it.py::test_right", *orders, "--on", url, "--json")
+        alone = call(explore, "test_it.py::test_right", *orders, "-j", "1", "--fresh", "--json")
+        assert right.return_value == alone.return_value == 0
+        spread, single = (json.loads(one.output)["tests"][0] for one in (right, alone))
+        assert spread["complete"]
+        assert (spread["runs"], spread["cut"]) == (single["runs"], single["cut"])
+        dies = call(explore, "test_end.py::test_dies", "--seeds", "20", "--on", url)
+        assert dies.return_value == 2
+        assert "test_end.py::test_dies has died: SIGKILL" in dies.output
+
+
+def test_orders_are_tried_by_several_processes(call) -> None:
+    orders = ("test_it.py::test_right", "--scheduler", "exhaustive", "--fresh", "--json", "-j")
+    one, three = (json.loads(call(explore, *orders, jobs).output)["tests"][0] for jobs in ("1", "3"))
+    assert one["complete"]
+    assert three["complete"]
+    assert (three["runs"], three["cut"]) == (one["runs"], one["cut"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("test_stops", "raises KeyboardInterrupt, which ends pytest: such a run cannot be judged"),
+        ("test_dies", "has died: SIGKILL, in one of the seeds 0 to 7 (random)"),
+    ],
+)
+def test_test_that_ends_its_process_is_named(name: str, words: str, call) -> None:
+    result = call(explore, f"test_end.py::{name}", "--seeds", "8", "-j", "1")
+    assert result.return_value == 2
+    assert f"test_end.py::{name} {words}" in result.output
