@@ -30,6 +30,9 @@ else:
     _IntParam = click.ParamType  # generic from click 8.3 on only
 
 __all__ = [
+    "DEVICE",
+    "Answer",
+    "Number",
     "effects_log",
     "error_log",
     "fw_log",
@@ -41,12 +44,13 @@ __all__ = [
     "ns_descs",
     "show_regs",
     "smart_log",
+    "word",
 ]
 
-_DEVICE = "nvme0"
+DEVICE = "nvme0"
 
 
-class _Number(_IntParam):
+class Number(_IntParam):
     """A number as nvme-cli takes it: decimal, or hexadecimal with 0x."""
 
     name = "NUM"
@@ -73,8 +77,8 @@ class Answer:
     lines: list[str]
 
 
-def _command(name: str, example: str, *options: Any, default: str | None = None) -> Callable[[Any], click.Command]:
-    """Make a click command of a function (target, options) -> Answer."""
+def word(name: str, example: str, *options: Any, default: str | None = None) -> Callable[[Any], click.Command]:
+    """Make a click command of a function (target, options) -> Answer; ``example`` is what follows its TARGET."""
     epilog = (
         f"\b\nExamples:\n  nvme-emu {name} disk.img{example}\n  nvme-emu {name} /tmp/ssd.sock{example} -o json\n\n"
         "\b\nTARGET: an image file, the --rpc socket of a running SSD, nvme-tcp://HOST:PORT/NQN,\n"
@@ -186,10 +190,10 @@ def _nsid_of(target: Target, given: int | None) -> int:
 
 # --- the commands -------------------------------------------------------------------------------------------
 
-_nsid_option = click.option("-n", "--namespace-id", "nsid", type=_Number(0xFFFF_FFFF), help="[default: the first]")
+_nsid_option = click.option("-n", "--namespace-id", "nsid", type=Number(0xFFFF_FFFF), help="[default: the first]")
 
 
-@_command("id-ctrl", "")
+@word("id-ctrl", "")
 def id_ctrl(target: Target) -> Answer:
     """Identify Controller: who the device is and what it can do."""
     from nvme_emu.observe.nvme_words import id_ctrl as form
@@ -199,7 +203,7 @@ def id_ctrl(target: Target) -> Answer:
     return Answer(data=data, raw=raw, lines=_lines("NVME Identify Controller:", data))
 
 
-@_command("id-ns", " -n 1", _nsid_option)
+@word("id-ns", " -n 1", _nsid_option)
 def id_ns(target: Target, nsid: int | None) -> Answer:
     """Identify Namespace: its size, its format, what it can do."""
     from nvme_emu.observe.nvme_words import id_ns as form
@@ -213,7 +217,7 @@ def id_ns(target: Target, nsid: int | None) -> Answer:
     return Answer(data=data, raw=raw, lines=lines)
 
 
-@_command("smart-log", "")
+@word("smart-log", "")
 def smart_log(target: Target) -> Answer:
     """SMART / Health Information: temperature, wear, counters."""
     from nvme_emu.observe.nvme_words import smart_log as form
@@ -226,7 +230,7 @@ def smart_log(target: Target) -> Answer:
         shown[key] = f"{data[key]} %"
     for key in ("data_units_read", "data_units_written"):
         shown[key] = f"{data[key]} ({_bytes_text(int(data[key]) * DATA_UNIT_BYTES)})"
-    return Answer(data=data, raw=raw, lines=_lines(f"Smart Log for {_DEVICE}:", shown))
+    return Answer(data=data, raw=raw, lines=_lines(f"Smart Log for {DEVICE}:", shown))
 
 
 def _bytes_text(nbytes: int) -> str:
@@ -238,10 +242,10 @@ def _bytes_text(nbytes: int) -> str:
     return f"{size:.4g} PB"
 
 
-@_command(
+@word(
     "error-log",
     " -e 4",
-    click.option("-e", "--log-entries", "entries", type=_Number(256), default=64, show_default=True),
+    click.option("-e", "--log-entries", "entries", type=Number(256), default=64, show_default=True),
 )
 def error_log(target: Target, entries: int) -> Answer:
     """Error Information: the commands that failed, the newest first."""
@@ -254,7 +258,7 @@ def error_log(target: Target, entries: int) -> Answer:
     count = min(max(entries, 1), held)
     raw = target.log(Lid.ERROR_INFORMATION, count * ERROR_INFORMATION.size)
     data = form(raw)
-    lines = [f"Error Log Entries for {_DEVICE}, {count} entries:"]
+    lines = [f"Error Log Entries for {DEVICE}, {count} entries:"]
     for index, entry in enumerate(data["errors"]):
         if entry["error_count"]:
             shown = {
@@ -273,18 +277,18 @@ def _location(value: int) -> str:
     return "not given" if value == 0xFFFF else f"{value:#x} (byte {value & 0xFF} bit {value >> 8 & 7})"
 
 
-@_command("fw-log", "")
+@word("fw-log", "")
 def fw_log(target: Target) -> Answer:
     """Firmware Slot Information."""
     from nvme_emu.observe.nvme_words import fw_log as form
     from nvme_emu.spec.logs import FIRMWARE_SLOT_INFORMATION, Lid
 
     raw = target.log(Lid.FIRMWARE_SLOT, FIRMWARE_SLOT_INFORMATION.size)
-    data = form(raw, _DEVICE)
-    return Answer(data=data, raw=raw, lines=_lines(f"Firmware Log for {_DEVICE}:", data[_DEVICE]))
+    data = form(raw, DEVICE)
+    return Answer(data=data, raw=raw, lines=_lines(f"Firmware Log for {DEVICE}:", data[DEVICE]))
 
 
-@_command("effects-log", "")
+@word("effects-log", "")
 def effects_log(target: Target) -> Answer:
     """Commands Supported and Effects: every command that the device knows."""
     from nvme_emu.observe.nvme_words import effects_log as form
@@ -302,11 +306,11 @@ def effects_log(target: Target) -> Answer:
     return Answer(data=data, raw=raw, lines=lines)
 
 
-@_command(
+@word(
     "list-ns",
     "",
     click.option(
-        "-n", "--namespace-id", "nsid", type=_Number(0xFFFF_FFFD), default=1, show_default=True, help="Begin here."
+        "-n", "--namespace-id", "nsid", type=Number(0xFFFF_FFFD), default=1, show_default=True, help="Begin here."
     ),
     click.option("-a", "--all", "allocated", is_flag=True, help="Namespaces that are not attached, too."),
 )
@@ -324,7 +328,7 @@ def list_ns(target: Target, nsid: int, allocated: bool) -> Answer:
     return Answer(data=form(nsids), raw=raw, lines=lines)
 
 
-@_command("ns-descs", " -n 1", _nsid_option)
+@word("ns-descs", " -n 1", _nsid_option)
 def ns_descs(target: Target, nsid: int | None) -> Answer:
     """The names of a namespace: EUI-64, NGUID, UUID, command set."""
     from nvme_emu.observe.nvme_words import ns_descs as form
@@ -337,7 +341,7 @@ def ns_descs(target: Target, nsid: int | None) -> Answer:
     return Answer(data=data, raw=raw, lines=_lines(title, shown))
 
 
-@_command("show-regs", "")
+@word("show-regs", "")
 def show_regs(target: Target) -> Answer:
     """The controller's properties; those that it has are explained field by field."""
     from nvme_emu.observe.nvme_words import FABRICS_REGISTERS, REGISTER_KEYS
@@ -362,13 +366,13 @@ def show_regs(target: Target) -> Answer:
     return Answer(data=data, raw=bytes(raw), lines=lines)
 
 
-@_command(
+@word(
     "get-feature",
     " -f 7",
-    click.option("-f", "--feature-id", "fid", type=_Number(0xFF), required=True, help="Which feature."),
+    click.option("-f", "--feature-id", "fid", type=Number(0xFF), required=True, help="Which feature."),
     click.option("-s", "--sel", type=click.IntRange(0, 3), default=0, help="0 current, 1 default, 2 saved, 3 kinds."),
-    click.option("-c", "--cdw11", type=_Number(0xFFFF_FFFF), default=0, help="What the feature selects by CDW11."),
-    click.option("-n", "--namespace-id", "nsid", type=_Number(0xFFFF_FFFF), default=0, help="For its features."),
+    click.option("-c", "--cdw11", type=Number(0xFFFF_FFFF), default=0, help="What the feature selects by CDW11."),
+    click.option("-n", "--namespace-id", "nsid", type=Number(0xFFFF_FFFF), default=0, help="For its features."),
 )
 def get_feature(target: Target, fid: int, sel: int, cdw11: int, nsid: int) -> Answer:
     """A feature's value, explained."""
@@ -393,14 +397,14 @@ def get_feature(target: Target, fid: int, sel: int, cdw11: int, nsid: int) -> An
     return Answer(data=data, raw=raw or None, lines=lines)
 
 
-@_command("list", "", default="mem")
+@word("list", "", default="mem")
 def list_devices(target: Target) -> Answer:
     """The namespaces of a controller as block devices, as `nvme list` shows them."""
     from nvme_emu.observe.nvme_words import list_devices as form
     from nvme_emu.observe.target import active_namespaces
 
     namespaces = {nsid: target.identify(0, nsid=nsid) for nsid in active_namespaces(target)}
-    data = form([(_DEVICE, target.identify(1), namespaces)])
+    data = form([(DEVICE, target.identify(1), namespaces)])
     lines = [f"{'Node':<16} {'SN':<20} {'Model':<40} {'Namespace':<9} {'Usage':<23} {'Format':<8} FW Rev"]
     for one in data["Devices"]:
         usage = f"{_bytes_text(one['UsedBytes'])} / {_bytes_text(one['PhysicalSize'])}"

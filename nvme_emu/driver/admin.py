@@ -138,15 +138,15 @@ class AdminQueue:
             raise error_of(rq.status, rq.describe())
         return rq.dw0, array if read_bytes else None
 
-    def identify(self, cns: int, *, nsid: int = 0, csi: int = 0) -> np.ndarray:
+    def identify(self, cns: int, *, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0) -> np.ndarray:
         """The 4096 bytes of an Identify data structure (Base 2.1, clause 5.1.13)."""
         from nvme_emu.spec.commands import IDENTIFY_CDW10, IDENTIFY_CDW11
 
         _, data = self.execute(
             AdminOpcode.IDENTIFY,
             nsid=nsid,
-            cdw10=IDENTIFY_CDW10.pack(cns=cns),
-            cdw11=IDENTIFY_CDW11.pack(csi=csi),
+            cdw10=IDENTIFY_CDW10.pack(cns=cns, cntid=cntid),
+            cdw11=IDENTIFY_CDW11.pack(csi=csi, cnssid=cnssid),
             read_bytes=4096,
         )
         assert data is not None

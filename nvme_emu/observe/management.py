@@ -67,15 +67,19 @@ def execute(ctrl: Controller, opcode: int, *, nsid: int = 0, **cdws: int) -> tup
     return dw0, catching.data
 
 
-def identify(ctrl: Controller, cns: int, *, nsid: int = 0, csi: int = 0) -> bytes:
+def identify(
+    ctrl: Controller, cns: int, *, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0
+) -> bytes:
     """The 4096 bytes of an Identify structure (Base 2.1, 5.1.13). CommandError as the host would get it."""
-    cdw10, cdw11 = IDENTIFY_CDW10.pack(cns=cns), IDENTIFY_CDW11.pack(csi=csi)
+    cdw10, cdw11 = IDENTIFY_CDW10.pack(cns=cns, cntid=cntid), IDENTIFY_CDW11.pack(csi=csi, cnssid=cnssid)
     return execute(ctrl, AdminOpcode.IDENTIFY, nsid=nsid, cdw10=cdw10, cdw11=cdw11)[1]
 
 
-def read_log(ctrl: Controller, lid: int, nbytes: int, *, offset: int = 0) -> bytes:
+def read_log(
+    ctrl: Controller, lid: int, nbytes: int, *, offset: int = 0, lsp: int = 0, lsi: int = 0
+) -> bytes:
     """``nbytes`` (a multiple of 4) of a log page from ``offset`` (5.1.12)."""
-    dwords = get_log_page_dwords(lid, nbytes, offset=offset)._asdict()
+    dwords = get_log_page_dwords(lid, nbytes, offset=offset, lsp=lsp, lsi=lsi)._asdict()
     return execute(ctrl, AdminOpcode.GET_LOG_PAGE, nsid=NSID_BROADCAST, **dwords)[1]
 
 

@@ -165,20 +165,30 @@ class MachineMethods:
 
     # --- admin commands that only read ----------------------------------------------------------------------
 
-    def admin_identify(self, cns: int, nsid: int = 0, csi: int = 0) -> dict[str, str]:
+    def admin_identify(
+        self, cns: int, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0
+    ) -> dict[str, str]:
         """An Identify structure (NVMe Base 2.1, 5.1.13) as hexadecimal "data", read past the queues."""
         ctrl = self._watched.controller
         _bounded("cns", cns, 0, 0xFF)
         _bounded("nsid", nsid, 0, 0xFFFF_FFFF)
         _bounded("csi", csi, 0, 0xFF)
-        return {"data": self._watched.read(lambda _: management.identify(ctrl, cns, nsid=nsid, csi=csi)).hex()}
+        _bounded("cntid", cntid, 0, 0xFFFF)
+        _bounded("cnssid", cnssid, 0, 0xFFFF)
+        more = {"nsid": nsid, "csi": csi, "cntid": cntid, "cnssid": cnssid}
+        return {"data": self._watched.read(lambda _: management.identify(ctrl, cns, **more)).hex()}
 
-    def admin_get_log(self, lid: int, nbytes: int, offset: int = 0) -> dict[str, str]:
+    def admin_get_log(
+        self, lid: int, nbytes: int, offset: int = 0, lsp: int = 0, lsi: int = 0
+    ) -> dict[str, str]:
         """A log page (5.1.12) as hexadecimal "data". No asynchronous event is cleared by it."""
         ctrl = self._watched.controller
         _bounded("lid", lid, 0, 0xFF)
         _bounded("nbytes", nbytes, 4, LOG_BYTES_MAX)
-        return {"data": self._watched.read(lambda _: management.read_log(ctrl, lid, nbytes, offset=offset)).hex()}
+        _bounded("lsp", lsp, 0, 0x7F)
+        _bounded("lsi", lsi, 0, 0xFFFF)
+        more = {"offset": offset, "lsp": lsp, "lsi": lsi}
+        return {"data": self._watched.read(lambda _: management.read_log(ctrl, lid, nbytes, **more)).hex()}
 
     def admin_get_feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> dict[str, Any]:
         """A feature's "value" and hexadecimal "data" (5.1.11). sel: 0 current, 1 default, 2 saved, 3 supported."""

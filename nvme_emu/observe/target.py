@@ -29,10 +29,10 @@ __all__ = ["DriverTarget", "LocalTarget", "RpcTarget", "Target", "active_namespa
 class Target(Protocol):
     """What the commands need of a controller. CommandError where the device refuses."""
 
-    def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
+    def identify(self, cns: int, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0) -> bytes:
         """4096 bytes of an Identify structure."""
 
-    def log(self, lid: int, nbytes: int, offset: int = 0) -> bytes:
+    def log(self, lid: int, nbytes: int, offset: int = 0, lsp: int = 0, lsi: int = 0) -> bytes:
         """Bytes of a log page."""
 
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
@@ -55,13 +55,15 @@ class LocalTarget:
         self._watched = watched
         self._ctrl = watched.controller
 
-    def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
+    def identify(self, cns: int, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0) -> bytes:
         """See `Target`."""
-        return self._watched.read(lambda _: management.identify(self._ctrl, cns, nsid=nsid, csi=csi))
+        more = {"nsid": nsid, "csi": csi, "cntid": cntid, "cnssid": cnssid}
+        return self._watched.read(lambda _: management.identify(self._ctrl, cns, **more))
 
-    def log(self, lid: int, nbytes: int, offset: int = 0) -> bytes:
+    def log(self, lid: int, nbytes: int, offset: int = 0, lsp: int = 0, lsi: int = 0) -> bytes:
         """See `Target`."""
-        return self._watched.read(lambda _: management.read_log(self._ctrl, lid, nbytes, offset=offset))
+        more = {"offset": offset, "lsp": lsp, "lsi": lsi}
+        return self._watched.read(lambda _: management.read_log(self._ctrl, lid, nbytes, **more))
 
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
         """See `Target`."""
@@ -88,13 +90,15 @@ class RpcTarget:
                 raise CommandError(error.data["status"] & STATUS_CODE_MASK) from error
             raise
 
-    def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
+    def identify(self, cns: int, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0) -> bytes:
         """See `Target`."""
-        return bytes.fromhex(self._call("admin.identify", cns=int(cns), nsid=nsid, csi=csi)["data"])
+        given = {"cns": int(cns), "nsid": nsid, "csi": csi, "cntid": cntid, "cnssid": cnssid}
+        return bytes.fromhex(self._call("admin.identify", **given)["data"])
 
-    def log(self, lid: int, nbytes: int, offset: int = 0) -> bytes:
+    def log(self, lid: int, nbytes: int, offset: int = 0, lsp: int = 0, lsi: int = 0) -> bytes:
         """See `Target`."""
-        return bytes.fromhex(self._call("admin.get_log", lid=int(lid), nbytes=nbytes, offset=offset)["data"])
+        given = {"lid": int(lid), "nbytes": nbytes, "offset": offset, "lsp": lsp, "lsi": lsi}
+        return bytes.fromhex(self._call("admin.get_log", **given)["data"])
 
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
         """See `Target`."""
@@ -127,13 +131,15 @@ class DriverTarget:
     def __init__(self, driver: NvmeDriver) -> None:
         self._driver = driver
 
-    def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
+    def identify(self, cns: int, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0) -> bytes:
         """See `Target`."""
-        return bytes(self._ask(lambda: self._driver.admin.identify(cns, nsid=nsid, csi=csi)))
+        more = {"nsid": nsid, "csi": csi, "cntid": cntid, "cnssid": cnssid}
+        return bytes(self._ask(lambda: self._driver.admin.identify(cns, **more)))
 
-    def log(self, lid: int, nbytes: int, offset: int = 0) -> bytes:
+    def log(self, lid: int, nbytes: int, offset: int = 0, lsp: int = 0, lsi: int = 0) -> bytes:
         """See `Target`."""
-        return bytes(self._ask(lambda: self._driver.admin.get_log_page(lid, nbytes, offset=offset)))
+        more = {"offset": offset, "lsp": lsp, "lsi": lsi}
+        return bytes(self._ask(lambda: self._driver.admin.get_log_page(lid, nbytes, **more)))
 
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
         """See `Target`."""

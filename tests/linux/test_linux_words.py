@@ -32,7 +32,8 @@ class Word:
 COUNTERS = frozenset(
     {
         "data_units_read", "data_units_written", "host_read_commands", "host_write_commands", "controller_busy_time",
-        "power_on_hours", "warning_temp_time", "critical_comp_time",
+        "power_on_hours", "warning_temp_time", "critical_comp_time", "host_read_cmds", "host_write_cmds",
+        "media_units_written",
     }
 )  # fmt: skip
 
@@ -54,6 +55,16 @@ WORDS = [
     Word(name="fw-log", guest="/dev/nvme0"),
     Word(name="effects-log", guest="/dev/nvme0 -c 0"),
     Word(name="list", guest=""),
+    Word(name="ana-log", guest="/dev/nvme0"),
+    Word(name="ana-log", guest="/dev/nvme0 -g", ours="-g"),
+    Word(name="endurance-log", guest="/dev/nvme0 -g 1", ours="-g 1", moves=COUNTERS),
+    Word(name="endurance-event-agg-log", guest="/dev/nvme0 -e 2", ours="-e 2"),
+    Word(name="list-ctrl", guest="/dev/nvme0"),
+    Word(name="list-ctrl", guest="/dev/nvme0 -n 1", ours="-n 1"),
+    Word(name="list-endgrp", guest="/dev/nvme0"),
+    Word(name="changed-ns-list-log", guest="/dev/nvme0"),
+    Word(name="supported-log-pages", guest="/dev/nvme0"),
+    Word(name="fid-support-effects-log", guest="/dev/nvme0"),
     *(
         Word(name="get-feature", guest=f"/dev/nvme0 -f {fid} {more}", ours=f"-f {fid} {more}", moves=CLOCK)
         for fid, more in FEATURES.items()
@@ -83,7 +94,7 @@ class Both:
 @pytest.fixture(scope="module")
 def both(buildable: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     socket = tmp_path_factory.mktemp("rpc") / "rpc.sock"
-    with attached("--size", str(SIZE), "--rpc", str(socket)) as ssd:
+    with attached("--size", str(SIZE), "--rpc", str(socket), "--ana-groups", "1") as ssd:
         # Something to tell of: I/O, a command that fails, a feature that differs from its default.
         ssd.check("dd if=/dev/urandom of=/dev/nvme0n1 bs=1M count=4 oflag=direct status=none")
         ssd.run(f"nvme read /dev/nvme0n1 -s {SIZE // 512} -c 0 -z 512")
