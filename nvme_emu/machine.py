@@ -66,7 +66,7 @@ class MachineConfig:
     equally. ``controllers`` of one subsystem share them, each with a host of its own (`Machine.hosts`); ``faults``
     and ``check`` are about the first. ``worker`` is one of ``driver.config.WORKER_STYLES``; with "poll" who waits
     looks for ``poll_ns`` before it sleeps. ``io_timeout``, ``admin_timeout`` (seconds), ``max_retries`` and
-    ``use_cmb_sqs`` are Linux's module parameters.
+    ``use_cmb_sqes`` are Linux's module parameters.
     ``zoned`` makes the namespaces zoned: a ZnsConfig, or its text ("zone_size=16M,max_open=4").
     ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
     drives the device: a subclass of NvmeDriver, to test or compare one's own.
@@ -92,7 +92,7 @@ class MachineConfig:
     cpus: int = 2
     scheduler: Any = None
     poison: bool = False
-    use_cmb_sqs: bool = True
+    use_cmb_sqes: bool = True
     io_timeout: float = 30.0
     admin_timeout: float = 60.0
     max_retries: int = 5
@@ -156,7 +156,7 @@ class MachineConfig:
             queues=self.queues,
             depth=self.depth,
             poison=self.poison,
-            use_cmb_sqs=self.use_cmb_sqs,
+            use_cmb_sqes=self.use_cmb_sqes,
             host=self.host,
             recovery=RecoveryConfig(
                 io_timeout=self.io_timeout, admin_timeout=self.admin_timeout, max_retries=self.max_retries

@@ -84,6 +84,8 @@ class Options:
     dhchap_dhgroup: str | None
     tls_key: tuple[str, ...]
     doorbells: str
+    cmb: str | None
+    pmr: str | None
     shadow_doorbells: bool
     shared: bool
     namespaces: int
@@ -174,6 +176,12 @@ class FrontEnd(Protocol):
 )
 @shared_options
 @click.option(
+    "--cmb", metavar="SIZE", help="A Controller Memory Buffer in a BAR of each --vfio-user SSD, for queues and data."
+)
+@click.option(
+    "--pmr", metavar="SIZE", help="A Persistent Memory Region in BAR2 of each --vfio-user SSD, kept in IMAGE.pmr."
+)
+@click.option(
     "--image", "images", metavar="FILE", multiple=True, help="Keep the data there; the nth for the nth socket."
 )
 @click.option("--size", metavar="SIZE", help="Size of each SSD (1G; an existing image's own).")
@@ -247,6 +255,8 @@ def _serve(options: Options) -> int:
         raise ValueError("--dhchap-secret is about --tcp, which is not there")
     if options.tls_key and not options.tcp:
         raise ValueError("--tls-key is about --tcp, which is not there")
+    if (options.cmb or options.pmr) and not options.vfio_user:
+        raise ValueError("--cmb and --pmr are about --vfio-user, which is not there")
     if options.pcap is not None and not options.tcp:
         raise ValueError("--pcap is about --tcp, which is not there")
     inputs = [options.faults, *options.images]
@@ -388,6 +398,8 @@ def _make_device(options: Options, number: int, sockets: int) -> ServedDevice:
             profile=options.profile,
             seed=options.seed,
             shadow_doorbells=options.shadow_doorbells,
+            cmb=options.cmb if number <= len(options.vfio_user) else None,
+            pmr=options.pmr if number <= len(options.vfio_user) else None,
             namespaces=options.namespaces,
             ports=sockets if options.shared else 1,
             ana_groups=options.ana_groups,

@@ -14,7 +14,7 @@ from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.core.units import parse_size
-from nvme_emu.media import open_media
+from nvme_emu.media import PmrFile, open_media, pmr_path
 
 if TYPE_CHECKING:
     from nvme_emu.media import Media
@@ -42,6 +42,8 @@ class DeviceOptions:
     profile: str
     seed: int
     shadow_doorbells: bool = False
+    cmb: str | None = None
+    pmr: str | None = None
     namespaces: int = 1
     ports: int = 1
     """Sockets behind which it has a controller (`--shared`)."""
@@ -75,6 +77,8 @@ class ServedDevice:
                 step_commands_max=STEP_COMMANDS_MAX,
                 shadow_doorbells=options.shadow_doorbells,
                 shadow_poll_ns=SHADOW_POLL_NS,
+                cmb_bytes=0 if options.cmb is None else parse_size(options.cmb),
+                pmr_bytes=0 if options.pmr is None else parse_size(options.pmr),
                 zns=options.zoned,
                 subnqn=options.nqn,
                 controllers=options.ports,
@@ -89,6 +93,11 @@ class ServedDevice:
             trace=self.trace,
             rng=rng,
         )
+        pmr = self.controller.buffers.pmr
+        if pmr is not None and options.image is not None:
+            store = PmrFile(pmr_path(options.image), pmr.nbytes)
+            self._closing.callback(store.close)
+            pmr.keep_in(store)
         # What no host has flushed, and no shutdown: write pointers above all.
         self._closing.callback(self.controller.subsystem.save)
 

@@ -1,4 +1,4 @@
-"""The controller's memory buffer as the driver uses it (``nvme_map_cmb``, ``use_cmb_sqs``).
+"""The controller's memory buffer as the driver uses it (``nvme_map_cmb``, ``use_cmb_sqes``).
 
 The registers of a buffer appear when CMBMSC.CRE is set. The driver maps its BAR, tells the controller at which bus
 address it found it (CMBMSC.CBA, CMSE), and puts the submission queues there: the host stores a command where the

@@ -21,8 +21,8 @@ class DriverConfig:
     :meth:`NvmeDriver.use`). ``worker`` one of WORKER_STYLES (async only), ``poll_ns`` how long
     "poll" looks before it sleeps; ``queues`` I/O queue
     pairs asked for, of each kind; ``depth`` entries of each (Linux: io_queue_depth, 2 … 4095 and no more than CAP.MQES
-    allows); ``instance`` the number in the worker's name; ``recovery`` time-outs and retries. ``use_cmb_sqs`` puts
-    submission queues into the controller's memory buffer if it has one that takes them (Linux: use_cmb_sqs).
+    allows); ``instance`` the number in the worker's name; ``recovery`` time-outs and retries. ``use_cmb_sqes`` puts
+    submission queues into the controller's memory buffer if it has one that takes them (Linux: use_cmb_sqes).
     """
 
     mode: str = "sync"
@@ -32,7 +32,7 @@ class DriverConfig:
     depth: int = 1024
     instance: int = 1
     poison: bool = False
-    use_cmb_sqs: bool = True
+    use_cmb_sqes: bool = True
     host: HostModel = field(default_factory=HostModel)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 

@@ -269,7 +269,7 @@ class NvmeDriver:
             kinds = ["async", "sync"] * config.queues
         count = self._agree_on_queues(len(kinds))
         depth = self._queue_depth()
-        if self.cmb is not None and self.cmb.takes_sqs and config.use_cmb_sqs:
+        if self.cmb is not None and self.cmb.takes_sqs and config.use_cmb_sqes:
             shorter = cmb_depth(self.cmb, count, depth)
             if shorter is not None:
                 depth = shorter

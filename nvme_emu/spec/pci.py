@@ -18,6 +18,7 @@ from .registers import MSIX_ENTRY_SIZE
 
 __all__ = [
     "BAR_64BIT",
+    "BAR_PREFETCHABLE",
     "BARS",
     "CLASS_NVME",
     "COMMAND",
@@ -55,6 +56,8 @@ CLASS_NVME = 0x010802
 
 BAR_64BIT = 0b100
 """Bits 3:0 of a memory BAR: 64-bit address, not prefetchable."""
+BAR_PREFETCHABLE = 0b1000
+"""Bit 3: loads have no effect, as of memory."""
 
 
 class CapId(IntEnum):

@@ -27,7 +27,7 @@ from nvme_emu.spec.sgl import SGL_LAST_SEGMENT, sgl_descriptor
 from nvme_emu.spec.status import STATUS_CODE_MASK, Status
 from nvme_emu.testing.rawqueue import RawQueuePair
 
-PCI = tuple(name for name in TRANSPORTS if name != "tcp")
+PCI = tuple(name for name in TRANSPORTS if name.startswith("inproc"))
 CMB, PMR = 2 << 20, 1 << 16
 CBA = 0xF0_0000_0000_0000
 READ, WRITE = NvmOpcode.READ, NvmOpcode.WRITE
@@ -53,7 +53,7 @@ def machine_with(transport: str, config: ControllerConfig, **options: Any) -> It
 def ssd(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A device with a CMB in BAR4 and a PMR in BAR2, whose driver leaves both alone."""
     config = replace(QUICK, cmb_bytes=CMB, pmr_bytes=PMR)
-    with machine_with(request.param, config, use_cmb_sqs=False) as machine:
+    with machine_with(request.param, config, use_cmb_sqes=False) as machine:
         machine.port.write32(Reg.CMBMSC, 0)
         yield machine
 
@@ -136,6 +136,17 @@ def test_tcp_has_neither() -> None:
     assert (cap.cmbs, cap.pmrs) == (0, 0)
 
 
+@pytest.mark.parametrize("bar", [2, 4])
+def test_over_vfio_user_the_driver_maps_the_cmb_and_puts_its_queues_there(bar: int) -> None:
+    with connected("vfio-user", replace(QUICK, cmb_bytes=CMB, cmb_bar=bar)) as host:
+        driver = host.machine.driver
+        assert driver.cmb is not None and driver.cmb.owns(driver.paths[0].pair.sq_addr)
+        data = pattern(8192)
+        assert host.io(WRITE, cdw12=15, data=data).status == 0
+        driver.reset()
+        assert host.io(READ, cdw12=15, nbytes=8192).data == data
+
+
 def test_cmb_registers_appear_with_cre_and_name_all_uses(ssd: Machine) -> None:
     port = ssd.port
     assert port.read32(Reg.CMBLOC) == port.read32(Reg.CMBSZ) == 0
@@ -196,7 +207,7 @@ def test_a_base_that_cannot_be_is_reported_and_not_taken(ssd: Machine) -> None:
 
 @pytest.mark.parametrize("transport", PCI)
 def test_both_queues_work_in_the_cmb(transport: str) -> None:
-    with machine_with(transport, replace(QUICK, cmb_bytes=CMB), use_cmb_sqs=False) as ssd:
+    with machine_with(transport, replace(QUICK, cmb_bytes=CMB), use_cmb_sqes=False) as ssd:
         memory = enable_cmb(ssd)
         execute = ssd.driver.admin.execute
         sq, cq = CBA + 0x4000, CBA + 0x8000

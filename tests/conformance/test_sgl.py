@@ -33,7 +33,7 @@ from nvme_emu.spec.status import DNR, STATUS_CODE_MASK, Status
 from nvme_emu.testing.rawqueue import RawQueuePair
 
 READ, WRITE, COMPARE = NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE
-PCI = tuple(name for name in TRANSPORTS if name != "tcp")
+PCI = tuple(name for name in TRANSPORTS if name.startswith("inproc"))
 LISTS = 0x8000
 """Where in the buffer lists are put; data lies in front of it."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from nvme_emu.controller.memory_config import PAGE, PMR_BAR, cmb_bar, cmb_offset
+from nvme_emu.controller.memory_config import PAGE, PMR_BAR, bar_bytes, cmb_bar, cmb_offset
 from nvme_emu.core.errors import CommandError
 from nvme_emu.core.regions import Region, anonymous_array
 from nvme_emu.spec.commands import join64
@@ -49,25 +49,41 @@ class PersistentStore(Protocol):
         """Come back when all that was stored is durable. OSError."""
 
 
+def _fresh(nbytes: int) -> memoryview:
+    return memoryview(anonymous_array(nbytes, huge=False, sparse=True).data).cast("B")
+
+
+def _nothing(base: int, nbytes: int) -> None:
+    """Nobody has to make way."""
+
+
 class _AddressWindow:
-    """Bytes, and the address at which the device finds them."""
+    """Bytes, at ``offset`` of BAR ``bar``, and the address at which the device finds them."""
+
+    bar: int
+    offset: int
+    volatile = True
 
     def __init__(self, memory: HostMemory, nbytes: int, name: str) -> None:
         self.nbytes = nbytes
-        self.view = memoryview(anonymous_array(nbytes, huge=False, sparse=True).data).cast("B")
+        self.view = _fresh(nbytes)
         self.writable = True
         self._memory = memory
         self._name = name
         self.region: Region | None = None
         self.base = 0
+        self.make_way: Callable[[int, int], None] = _nothing
+        self.come_back: Callable[[int, int], None] = _nothing
 
     def open(self, base: int) -> bool:
         """Have the device find them there; False where that cannot be."""
         self.shut()
         region = Region(base, self.view, self.writable, self._name)
+        self.make_way(base, self.nbytes)
         try:
             self._memory.insert(region)
         except ValueError:
+            self.come_back(base, self.nbytes)
             return False
         self.region, self.base = region, base
         return True
@@ -77,16 +93,31 @@ class _AddressWindow:
         region, self.region = self.region, None
         if region is not None:
             self._memory.remove_region(region)
+            self.come_back(self.base, self.nbytes)
+
+    @property
+    def shareable(self) -> bool:
+        """Whether the bytes may be put into memory that another process maps: nobody else keeps them."""
+        return True
 
     def back(self, view: memoryview) -> None:
-        """Let these be the bytes from now on; what they hold is kept. ValueError for another length, or while open."""
+        """Let these be the bytes from now on. ValueError for another length, or while open."""
         if len(view) != self.nbytes or self.region is not None:
             raise ValueError(f"{self._name}: {len(view)} bytes cannot stand in for {self.nbytes}")
         self.view = view
 
+    def let_go(self) -> None:
+        """The memory that `back` was given is about to go: fresh zeros from now on."""
+        self.shut()
+        self.view = _fresh(self.nbytes)
+
     def meets(self, address: int, nbytes: int) -> bool:
         """Whether these addresses share a byte with it."""
         return self.region is not None and self.base < address + nbytes and address < self.base + self.nbytes
+
+    def covers(self, address: int, nbytes: int) -> bool:
+        """Whether all these addresses are its."""
+        return self.region is not None and self.base <= address and address + nbytes <= self.base + self.nbytes
 
 
 class ControllerMemoryBuffer(_AddressWindow):
@@ -146,6 +177,8 @@ class ControllerMemoryBuffer(_AddressWindow):
 class PersistentMemoryRegion(_AddressWindow):
     """The PMR: data may be in it."""
 
+    volatile = False
+
     def __init__(self, config: ControllerConfig, memory: HostMemory) -> None:
         super().__init__(memory, config.pmr_bytes, "persistent memory region")
         self.bar, self.offset = PMR_BAR, 0
@@ -164,6 +197,10 @@ class PersistentMemoryRegion(_AddressWindow):
         """PMRCTL.EN."""
         self.on_trouble: Callable[[], None] | None = None
         """Called when the region is not reliable any more, or read-only."""
+
+    @property
+    def shareable(self) -> bool:
+        return self._store is None
 
     @property
     def in_trouble(self) -> bool:
@@ -249,6 +286,7 @@ class MemoryBuffers:
     """What there is of both. Offsets of properties are multiples of four."""
 
     def __init__(self, config: ControllerConfig, memory: HostMemory) -> None:
+        self._config = config
         there = not config.message_based
         self.cmb = ControllerMemoryBuffer(config, memory) if there and config.cmb_bytes else None
         self.pmr = PersistentMemoryRegion(config, memory) if there and config.pmr_bytes else None
@@ -265,6 +303,24 @@ class MemoryBuffers:
             return self.cmb.write(offset, value)
         return self.pmr is not None and offset >= Reg.PMRCAP and self.pmr.write(offset, value)
 
+    @property
+    def present(self) -> tuple[_AddressWindow, ...]:
+        """The buffers that there are."""
+        return tuple(one for one in (self.cmb, self.pmr) if one is not None)
+
+    def bar_bytes(self, bar: int, own: int) -> int:
+        """Bytes of a BAR, a power of two, that has ``own`` bytes without the buffers; 0 for no BAR."""
+        return bar_bytes(self._config, bar, own) if self.present else own
+
+    def covers(self, address: int, nbytes: int) -> bool:
+        """Whether the device finds all of these addresses in one of them."""
+        return any(one.covers(address, nbytes) for one in self.present)
+
+    def give_way(self, make_way: Callable[[int, int], None], come_back: Callable[[int, int], None]) -> None:
+        """Have ``make_way(base, nbytes)`` called before addresses become a buffer's, ``come_back`` when they end."""
+        for one in self.present:
+            one.make_way, one.come_back = make_way, come_back
+
     def check_queue(self, base: int, nbytes: int, is_cq: bool) -> None:
         """Raises CommandError for a queue in a buffer that takes none of its kind, or of which a part is in one."""
         cmb, pmr = self.cmb, self.pmr
@@ -272,8 +328,7 @@ class MemoryBuffers:
             raise CommandError(Status.INVALID_FIELD, location=_QUEUE_AT)
         if cmb is None or not cmb.meets(base, nbytes):
             return
-        inside = cmb.base <= base and base + nbytes <= cmb.base + cmb.nbytes
-        if not inside or not (cmb.cqs if is_cq else cmb.sqs):
+        if not cmb.covers(base, nbytes) or not (cmb.cqs if is_cq else cmb.sqs):
             raise CommandError(Status.CMB_INVALID_USE, location=_QUEUE_AT)
 
     def on_trouble(self, told: Callable[[], None]) -> None:
@@ -298,9 +353,10 @@ class MemoryBuffers:
 
     def subsystem_reset(self) -> None:
         """NVM Subsystem Reset, or power on."""
-        for one in (self.cmb, self.pmr):
-            if one is not None:
-                one.reset()
+        if self.cmb is not None:
+            self.cmb.reset()
+        if self.pmr is not None:
+            self.pmr.reset()
 
     def function_reset(self) -> None:
         """Function level reset: PMRMSC is reset and the PMR disabled, CMBMSC stays."""
@@ -309,8 +365,8 @@ class MemoryBuffers:
 
     def find(self, bar: int, offset: int, nbytes: int) -> tuple[_AddressWindow, int] | None:
         """What is at that place of a BAR, and where in it; None where not all of these bytes are one buffer's."""
-        for one in (self.cmb, self.pmr):
-            if one is not None and one.bar == bar and one.offset <= offset:
+        for one in self.present:
+            if one.bar == bar and one.offset <= offset:
                 at = offset - one.offset
                 if at + nbytes <= one.nbytes:
                     return one, at

@@ -1,6 +1,7 @@
 """The function's PCI configuration space: what each byte reads, which bits a write changes, and what follows.
 
-    00h   type 0 header: class 010802h, BAR0/1 the properties and doorbells, BAR4/5 MSI-X table and pending bits
+    00h   type 0 header: class 010802h, BAR0/1 the properties and doorbells, BAR2/3 memory of the controller's own if
+          it has any, BAR4/5 MSI-X table and pending bits
     40h   power management    D0 and D3hot; no soft reset, so D3hot to D0 keeps the state
     50h   MSI-X
     60h   PCI Express endpoint with function level reset
@@ -19,6 +20,7 @@ from enum import IntFlag
 
 from nvme_emu.spec.pci import (
     BAR_64BIT,
+    BAR_PREFETCHABLE,
     CLASS_NVME,
     COMMAND,
     CONFIG_BYTES,
@@ -71,7 +73,7 @@ class Effect(IntFlag):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FunctionShape:
-    """What configuration space tells of the function. Sizes are bytes and powers of two."""
+    """What configuration space tells of the function. Sizes are bytes and powers of two; 0 is no BAR2."""
 
     vid: int
     device_id: int
@@ -81,6 +83,7 @@ class FunctionShape:
     bar0_bytes: int
     bar4_bytes: int
     pba_offset: int
+    bar2_bytes: int = 0
 
 
 class ConfigSpace:
@@ -143,7 +146,7 @@ def _initial(shape: FunctionShape) -> bytes:
             did=shape.device_id,
             sts=STATUS.pack(cl=1),
             cc=CLASS_NVME,
-            bar=[BAR_64BIT, 0, 0, 0, BAR_64BIT, 0],
+            bar=[BAR_64BIT, 0, BAR_64BIT | BAR_PREFETCHABLE if shape.bar2_bytes else 0, 0, BAR_64BIT, 0],
             ssvid=shape.ssvid,
             ssid=shape.device_id,
             cap=PM_AT,
@@ -185,6 +188,8 @@ def _writable_bits(shape: FunctionShape) -> bytes:
     mask[Header.CLS] = 0xFF
     mask[Header.ILINE] = 0xFF
     struct.pack_into("<Q", mask, Header.BAR0, bar_mask(shape.bar0_bytes))
+    if shape.bar2_bytes:
+        struct.pack_into("<Q", mask, Header.BAR0 + 8, bar_mask(shape.bar2_bytes))
     struct.pack_into("<Q", mask, Header.BAR0 + 16, bar_mask(shape.bar4_bytes))
     struct.pack_into("<H", mask, _PMCS_AT, PM_CONTROL.mask("ps"))
     struct.pack_into("<H", mask, _MXC_AT, MSIX_CONTROL.mask("fm", "mxe"))

@@ -124,6 +124,10 @@ class CopiedRegion(Region):
             self._mapping.madvise(mmap.MADV_DONTNEED)
 
 
+def _never(address: int, nbytes: int) -> bool:
+    return False
+
+
 class DmaMaps:
     """All maps of one client, as regions of `memory`."""
 
@@ -141,6 +145,9 @@ class DmaMaps:
         self._regions: dict[int, Region] = {}
         self.copied: list[CopiedRegion] = []
         """The regions that are not mapped."""
+        self.covered: Callable[[int, int], bool] = _never
+        """Whether these addresses are memory of the function's own: QEMU maps the BARs that it has mapped, too."""
+        self._hidden: list[CopiedRegion] = []
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -190,7 +197,25 @@ class DmaMaps:
             number = getattr(error, "errno", None) or (ENOMEM if not fds else EINVAL)
             raise RequestError(number, f"DMA_MAP of {address:#x}+{size:#x}: {error}") from error
 
+    def make_way(self, base: int, nbytes: int) -> None:
+        """These addresses become memory of the function's own: what the client has mapped of them is not looked at."""
+        for region in list(self.copied):
+            if base <= region.base and region.end <= base + nbytes:
+                self._memory.remove_region(region)
+                self.copied.remove(region)
+                self._hidden.append(region)
+
+    def come_back(self, base: int, nbytes: int) -> None:
+        """They are the client's again."""
+        for region in list(self._hidden):
+            if base <= region.base and region.end <= base + nbytes:
+                self._hidden.remove(region)
+                self._copy(region)
+
     def _copy(self, region: CopiedRegion) -> CopiedRegion:
+        if self.covered(region.base, region.size):
+            self._hidden.append(region)
+            return region
         self._memory.insert(region)
         self.copied.append(region)
         return region
@@ -209,9 +234,11 @@ class DmaMaps:
 
     def _remove(self, region: Region) -> None:
         del self._regions[region.base]
-        self._memory.remove_region(region)
+        hidden = region in self._hidden
+        if not hidden:
+            self._memory.remove_region(region)
         if isinstance(region, CopiedRegion):
-            self.copied.remove(region)
+            (self._hidden if hidden else self.copied).remove(region)
             if isinstance(region.access, DescriptorAccess):
                 region.access.close()
 

@@ -1,6 +1,7 @@
 """The PCI function that a vfio-user client sees: regions, interrupts and memory around a passive controller.
 
     region 0   BAR0      properties and doorbells: the controller's; with mapped doorbells a DoorbellPage
+    region 2   BAR2      memory of the controller's own, if it has any (`bars`)
     region 4   BAR4      MSI-X table and pending bits
     region 7   config    ConfigSpace
     others     empty
@@ -34,6 +35,7 @@ from nvme_emu.spec.pci import CONFIG_BYTES
 from nvme_emu.spec.queues import CQE_SIZE, SQE_SIZE
 from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.vfio_user import DmaFlag, IrqIndex, IrqInfoFlag, IrqSetFlag, RegionFlag, RegionIndex
+from nvme_emu.transports.vfio_user.bars import SharedBars
 from nvme_emu.transports.vfio_user.config_space import ConfigSpace, Effect, FunctionShape
 from nvme_emu.transports.vfio_user.dma import DmaMaps
 from nvme_emu.transports.vfio_user.doorbells import DoorbellPage
@@ -53,6 +55,7 @@ _MAPPED_PAGE = 4096
 _IRQ_DATA = int(IrqSetFlag.DATA_NONE | IrqSetFlag.DATA_BOOL | IrqSetFlag.DATA_EVENTFD)
 _IRQ_ACTION = int(IrqSetFlag.ACTION_MASK | IrqSetFlag.ACTION_UNMASK | IrqSetFlag.ACTION_TRIGGER)
 _READ_WRITE = RegionFlag.READ | RegionFlag.WRITE
+_BARS = frozenset((RegionIndex.BAR0, RegionIndex.BAR2, RegionIndex.BAR4))
 
 
 class VfioUserFunction:
@@ -83,6 +86,14 @@ class VfioUserFunction:
         self._close_fd = close_fd
         self._mapped_doorbells = mapped_doorbells
         self.vectors = MsixVectors(controller, close_fd)
+        buffers = controller.buffers
+        self._buffers = buffers
+        self._bars = SharedBars(buffers)
+        self._bar_bytes: dict[int, int] = {
+            RegionIndex.BAR0: buffers.bar_bytes(RegionIndex.BAR0, config.bar_size),
+            RegionIndex.BAR2: buffers.bar_bytes(RegionIndex.BAR2, 0),
+            RegionIndex.BAR4: buffers.bar_bytes(RegionIndex.BAR4, bar4_bytes(config.vectors)),
+        }
         self.config_space = ConfigSpace(
             FunctionShape(
                 vid=config.vid,
@@ -90,12 +101,15 @@ class VfioUserFunction:
                 ssvid=config.ssvid,
                 serial=config.sn,
                 vectors=config.vectors,
-                bar0_bytes=config.bar_size,
-                bar4_bytes=bar4_bytes(config.vectors),
+                bar0_bytes=self._bar_bytes[RegionIndex.BAR0],
+                bar2_bytes=self._bar_bytes[RegionIndex.BAR2],
+                bar4_bytes=self._bar_bytes[RegionIndex.BAR4],
                 pba_offset=pba_offset(config.vectors),
             )
         )
         self.maps = DmaMaps(memory, close_fd)
+        self.maps.covered = buffers.covers
+        buffers.give_way(self.maps.make_way, self.maps.come_back)
         self.page: DoorbellPage | None = None
         self.messages: ClientMessages | None = None
         """How the client's memory is asked for; None while there is no client."""
@@ -122,22 +136,26 @@ class VfioUserFunction:
         self.reset()
         self.messages = None
         self.maps.clear()
+        self._bars.clear()
         self.vectors.close()
         if self.page is not None:
             self.page.close()
             self.page = None
 
+    def close(self) -> None:
+        """Give back what lasts longer than a client. A second call does nothing."""
+        self._bars.close()
+
     # -- regions --------------------------------------------------------------------------------------------
 
     def region(self, index: int) -> Region:
         """A region's size and what can be done with it."""
-        if index == RegionIndex.BAR0:
-            if self.page is None:
-                return Region(self.controller.config.bar_size, _READ_WRITE)
+        if index == RegionIndex.BAR0 and self.page is not None:
             area = (_DOORBELLS, self.page.nbytes // _MAPPED_PAGE * _MAPPED_PAGE)
-            return Region(self.controller.config.bar_size, _READ_WRITE, (area,), self.page.fd)
-        if index == RegionIndex.BAR4:
-            return Region(self.vectors.bar_bytes, _READ_WRITE)
+            return Region(self._bar_bytes[index], _READ_WRITE, (area,), self.page.fd)
+        if index in _BARS:
+            size = self._bar_bytes[index]
+            return Region(size, _READ_WRITE, *self._bars.of(index)) if size else Region(0, 0)
         if index == RegionIndex.CONFIG:
             return Region(CONFIG_BYTES, _READ_WRITE)
         if not 0 <= index < self.regions:
@@ -154,8 +172,13 @@ class VfioUserFunction:
         self._check_range(region, offset, count)
         if region == RegionIndex.CONFIG:
             return self.config_space.read(offset, count)
+        own = self._buffers.bar_read(region, offset, count)
+        if own is not None:
+            return own
         if region == RegionIndex.BAR4:
-            return self.vectors.read(offset, count)
+            return self.vectors.read(offset, count).ljust(count, b"\0")
+        if region != RegionIndex.BAR0:
+            return bytes(count)
         if count > 8:
             # A copy of the BAR, as a debugger takes it: dword by dword.
             pieces = [(at, min(4 - at % 4, offset + count - at)) for at in _dwords(offset, count)]
@@ -170,9 +193,13 @@ class VfioUserFunction:
         self._check_range(region, offset, len(data))
         if region == RegionIndex.CONFIG:
             self._config_written(self.config_space.write(offset, data))
+        elif self._buffers.bar_write(region, offset, data):
+            return
         elif region == RegionIndex.BAR4:
             self.vectors.write(offset, data)
             self._work_due = True
+        elif region != RegionIndex.BAR0:
+            return
         elif offset >= _DOORBELLS and (self.waiting or not self.config_space.bus_master):
             if len(data) == 4:
                 self._note(offset, int.from_bytes(data, "little"))
@@ -199,7 +226,8 @@ class VfioUserFunction:
 
     def _config_written(self, effect: Effect) -> None:
         if effect & Effect.FUNCTION_RESET:
-            self.reset()
+            self._reset()
+            self._buffers.function_reset()
             return
         if effect & Effect.MSIX:
             self.vectors.mask_function(self.config_space.function_masked)
@@ -211,10 +239,15 @@ class VfioUserFunction:
     # -- reset ----------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Function level reset, DEVICE_RESET, or a client that went: everything to its initial state.
+        """DEVICE_RESET, or a client that went: everything to its initial state, as after power on.
 
         The client's maps and eventfds are not the function's and stay.
         """
+        self._reset()
+        self._buffers.subsystem_reset()
+
+    def _reset(self) -> None:
+        """Function level reset."""
         self._abandon()
         self._noted.clear()
         controller = self.controller

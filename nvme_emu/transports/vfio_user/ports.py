@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from nvme_emu.core.ports import PassiveDevice
+from nvme_emu.transports.vfio_user.bars import Buffers
 
 __all__ = ["CompletionRing", "NvmeFunction", "RequestError", "SubmissionRing"]
 
@@ -101,3 +102,5 @@ class NvmeFunction(PassiveDevice, Protocol):
     def shadow(self) -> _Shadow | None: ...
     @property
     def checker(self) -> _Checker | None: ...
+    @property
+    def buffers(self) -> Buffers: ...

@@ -84,6 +84,7 @@ class VfioUserServer:
         if self._listener.fileno() < 0:
             return
         self._drop("the server ends")
+        self.function.close()
         self._loop.remove_task(self)
         self._loop.unwatch(self._listener)
         self._listener.close()
