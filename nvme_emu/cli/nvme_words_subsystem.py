@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nvme_emu.cli.nvme_words import DEVICE, Answer, Number, word
+from nvme_emu.cli.nvme_common import DEVICE, Answer, Number, word
 
 if TYPE_CHECKING:
     from nvme_emu.observe.target import Target

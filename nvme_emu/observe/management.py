@@ -21,13 +21,27 @@ from nvme_emu.spec.commands import (
     IDENTIFY_CDW11,
     get_log_page_dwords,
 )
+from nvme_emu.spec.commands_admin import DIRECTIVE_CDW11
+from nvme_emu.spec.directives import StreamsReceive
+from nvme_emu.spec.logs import SMART_HEALTH, Lid
 from nvme_emu.spec.opcodes import AdminOpcode
 from nvme_emu.spec.queues import NSID_BROADCAST
 
 __all__ = ["READING", "execute", "get_feature", "identify", "read_log"]
 
-READING: Final = frozenset({AdminOpcode.IDENTIFY, AdminOpcode.GET_LOG_PAGE, AdminOpcode.GET_FEATURES})
+READING: Final = frozenset(
+    {
+        AdminOpcode.IDENTIFY,
+        AdminOpcode.GET_LOG_PAGE,
+        AdminOpcode.GET_FEATURES,
+        AdminOpcode.GET_LBA_STATUS,
+        AdminOpcode.SECURITY_RECEIVE,
+        AdminOpcode.DIRECTIVE_RECEIVE,
+    }
+)
 """The commands that may be asked for in this way."""
+
+_ALLOCATE: Final = int(StreamsReceive.ALLOCATE_RESOURCES)
 
 # The queue that the commands pretend to come from. It has no memory and nothing is ever written to it.
 _NOWHERE: Final = SubmissionQueue(0, 0, 2, CompletionQueue(0, 0, 2, 0, False))
@@ -56,8 +70,12 @@ def execute(ctrl: Controller, opcode: int, *, nsid: int = 0, **cdws: int) -> tup
     if opcode not in READING:
         raise ValueError(f"opcode {opcode:#04x} is not one of the reading admin commands")
     dwords = {f"cdw{n}": 0 for n in range(10, 16)} | cdws
+    if opcode == AdminOpcode.DIRECTIVE_RECEIVE and DIRECTIVE_CDW11["doper"].extract(dwords["cdw11"]) == _ALLOCATE:
+        raise ValueError("Directive Receive with Allocate Resources changes what the host has")
     if opcode == AdminOpcode.GET_LOG_PAGE:
         dwords["cdw10"] = GET_LOG_CDW10.replace(dwords["cdw10"], rae=1)
+        if GET_LOG_CDW10["lid"].extract(dwords["cdw10"]) == Lid.TELEMETRY_HOST:
+            dwords["cdw10"] = GET_LOG_CDW10.replace(dwords["cdw10"], lsp=0)  # it would be made anew
     cdw10, cdw11, cdw12, cdw13, cdw14, cdw15 = (dwords[f"cdw{n}"] for n in range(10, 16))
     fields = (opcode, 0, 0, nsid, 0, 0, 0, 0, 0, cdw10, cdw11, cdw12, cdw13, cdw14, cdw15)
     cmd = Command(_NOWHERE, fields)
@@ -78,7 +96,14 @@ def identify(
 def read_log(
     ctrl: Controller, lid: int, nbytes: int, *, offset: int = 0, lsp: int = 0, lsi: int = 0
 ) -> bytes:
-    """``nbytes`` (a multiple of 4) of a log page from ``offset`` (5.1.12)."""
+    """``nbytes`` (a multiple of 4) of a log page from ``offset`` (5.1.12).
+
+    Persistent events are read without a reporting context: the host may have one.
+    """
+    if lid == Lid.PERSISTENT_EVENT:
+        smart = read_log(ctrl, Lid.SMART_HEALTH, SMART_HEALTH.size)
+        events = ctrl.subsystem.persistent_events.peek(ctrl, smart)
+        return events[offset : offset + nbytes].ljust(nbytes, b"\0")
     dwords = get_log_page_dwords(lid, nbytes, offset=offset, lsp=lsp, lsi=lsi)._asdict()
     return execute(ctrl, AdminOpcode.GET_LOG_PAGE, nsid=NSID_BROADCAST, **dwords)[1]
 

@@ -1,6 +1,6 @@
 """What nvme-cli 2.13 says of a feature's value with `get-feature -o json`, beside the value itself.
 
-Features that are not in the table have no second part here. The sentences are nvme-cli's own output.
+The sentences are nvme-cli's own output.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from nvme_emu.spec.feature_data import APST_ENTRY, APST_TABLE, HOST_BEHAVIOR
 from nvme_emu.spec.features import FEATURE_VALUES, Fid
 
 __all__ = ["feature_details", "select_words"]
@@ -30,6 +31,13 @@ _SYNCH: Final = (
 _WORKLOADS: Final = {0: "No Workload", 1: "Workload #1", 2: "Workload #2"}
 _SENSORS: Final = {0: "Composite Temperature", 15: "All Temperature Sensors"}
 _THRESHOLDS: Final = {0: "Over Temperature Threshold", 1: "Under Temperature Threshold"}
+
+_PROTECTIONS: Final = {
+    0: "No Write Protect",
+    1: "Write Protect",
+    2: "Write Protect Until Power Cycle",
+    3: "Permanent Write Protect",
+}
 
 # In the order of nvme-cli's output: its key and the field of Asynchronous Event Configuration.
 _NOTICES: Final = (
@@ -101,6 +109,15 @@ def _coalescing(f: Any) -> dict[str, Any]:
     }
 
 
+def _thermal(f: Any) -> dict[str, Any]:
+    return {
+        "Thermal Management Temperature 1 (TMT1)": f"{f.tmt1} K",
+        "TMT1 celsius": f"{f.tmt1 - _ZERO_CELSIUS_K} Celsius",
+        "Thermal Management Temperature 2": f"{f.tmt2} K",
+        "TMT2 celsius": f"{f.tmt2 - _ZERO_CELSIUS_K} Celsius",
+    }
+
+
 def _events(f: Any) -> dict[str, Any]:
     return {key: f"{'Send' if getattr(f, name) else 'Do not send'} async event" for key, name in _NOTICES}
 
@@ -119,6 +136,29 @@ _DETAILS: Final[dict[int, Callable[[Any], dict[str, Any]]]] = {
     },
     Fid.WRITE_ATOMICITY: lambda f: {"Disable Normal (DN)": str(bool(f.dn))},
     Fid.ASYNC_EVENT_CONFIG: _events,
+    Fid.KEEP_ALIVE_TIMER: lambda f: {"Keep Alive Timeout (KATO) in milliseconds": f.kato},
+    Fid.HOST_CONTROLLED_THERMAL_MANAGEMENT: _thermal,
+    Fid.NON_OPERATIONAL_POWER_STATE: lambda f: {
+        "Non-Operational Power State Permissive Mode Enable (NOPPME)": str(bool(f.noppme))
+    },
+    Fid.LBA_STATUS_REPORT_INTERVAL: lambda f: {
+        "LBA Status Information Poll Interval (LSIPI)": f.lsipi,
+        "LBA Status Information Report Interval (LSIRI)": f.lsiri,
+    },
+    Fid.SANITIZE_CONFIG: lambda f: {"No-Deallocate Response Mode (NODRM)": f.nodrm},
+    Fid.ENDURANCE_GROUP_EVENT_CONFIG: lambda f: {
+        "Endurance Group Identifier (ENDGID)": f.endgid,
+        "Endurance Group Critical Warnings": f.egcw,
+    },
+    Fid.IO_COMMAND_SET_PROFILE: lambda f: {"I/O Command Set Profile": str(bool(f.iocsci & 1))},
+    Fid.SOFTWARE_PROGRESS_MARKER: lambda f: {"Pre-boot Software Load Count (PBSLC)": f.pbslc},
+    Fid.RESERVATION_NOTIFICATION_MASK: lambda f: {
+        "Mask Reservation Preempted Notification (RESPRE)": str(bool(f.respre)),
+        "Mask Reservation Released Notification (RESREL)": str(bool(f.resrel)),
+        "Mask Registration Preempted Notification (REGPRE)": str(bool(f.regpre)),
+    },
+    Fid.RESERVATION_PERSISTENCE: lambda f: {"Persist Through Power Loss (PTPL)": str(bool(f.ptpl))},
+    Fid.WRITE_PROTECTION: lambda f: {"Namespace Write Protect": _PROTECTIONS.get(f.wps, "Reserved")},
 }
 
 
@@ -132,10 +172,46 @@ def _timestamp(data: bytes) -> dict[str, Any]:
     }
 
 
+def _idle_transitions(value: int, data: bytes) -> dict[str, Any]:
+    entries = [APST_ENTRY.unpack(entry) for entry in APST_TABLE.parse(data).entries]
+    return {
+        "Autonomous Power State Transition Enable (APSTE)": "Enabled" if value & 1 else "Disabled",
+        "Auto PST Entries": [
+            {
+                "entry": f"{number:2}",
+                "Idle Time Prior to Transition (ITPT)": f"{one.itpt} ms",
+                "Idle Transition Power State (ITPS)": one.itps,
+            }
+            for number, one in enumerate(entries)
+        ],
+    }
+
+
+def _host_behavior(data: bytes) -> dict[str, Any]:
+    f = HOST_BEHAVIOR.parse(data)
+    return {
+        "Host Behavior Support": str(bool(f.acre & 1)),
+        "Advanced Command Retry Enable (ACRE)": str(bool(f.acre)),
+        "Extended Telemetry Data Area 4 Supported (ETDAS)": str(bool(f.etdas)),
+        "LBA Format Extension Enable (LBAFEE)": str(bool(f.lbafee)),
+        "Host Dispersed Namespace Support (HDISNS)": "Enabled" if f.hdisns else "Disabled",
+        **{
+            f"Copy Descriptor Format {number}h Enable (CDF{number}E)": str(bool(f.cdfe >> number & 1))
+            for number in (2, 3, 4)
+        },
+    }
+
+
 def feature_details(fid: int, value: int, data: bytes) -> dict[str, Any] | None:
     """The second part for a feature's value and data; None where there is none."""
     if fid == Fid.TIMESTAMP and len(data) >= 8:
         return _timestamp(data)
+    if fid == Fid.AUTONOMOUS_POWER_STATE_TRANSITION and len(data) >= APST_TABLE.size:
+        return _idle_transitions(value, data)
+    if fid == Fid.HOST_BEHAVIOR and len(data) >= HOST_BEHAVIOR.size:
+        return _host_behavior(data)
+    if fid == Fid.HOST_IDENTIFIER and len(data) >= 8:
+        return {"Host Identifier (HOSTID)": int.from_bytes(data[:8], "little")}
     make = _DETAILS.get(fid)
     return None if make is None else make(FEATURE_VALUES[fid].unpack(value))
 

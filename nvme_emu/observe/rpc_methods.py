@@ -70,6 +70,7 @@ class MachineMethods:
             "admin.identify": self.admin_identify,
             "admin.get_log": self.admin_get_log,
             "admin.get_feature": self.admin_get_feature,
+            "admin.execute": self.admin_execute,
             "health.set": self.health_set,
             "power.reset": self.power_reset,
             "trace.start": self.trace_start,
@@ -200,6 +201,26 @@ class MachineMethods:
         value, data = self._watched.read(
             lambda _: management.get_feature(ctrl, fid, sel=sel, nsid=nsid, cdw11=cdw11)
         )
+        return {"value": value, "data": data.hex()}
+
+    def admin_execute(
+        self,
+        opcode: int,
+        nsid: int = 0,
+        cdw10: int = 0,
+        cdw11: int = 0,
+        cdw12: int = 0,
+        cdw13: int = 0,
+        cdw14: int = 0,
+        cdw15: int = 0,
+    ) -> dict[str, Any]:
+        """Any admin command that only reads: its dword 0 as "value", its hexadecimal "data"."""
+        ctrl = self._watched.controller
+        dwords = {"cdw10": cdw10, "cdw11": cdw11, "cdw12": cdw12, "cdw13": cdw13, "cdw14": cdw14, "cdw15": cdw15}
+        _bounded("opcode", opcode, 0, 0xFF)
+        for name, value in {"nsid": nsid, **dwords}.items():
+            _bounded(name, value, 0, 0xFFFF_FFFF)
+        value, data = self._watched.read(lambda _: management.execute(ctrl, opcode, nsid=nsid, **dwords))
         return {"value": value, "data": data.hex()}
 
     # --- changing -------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from nvme_emu.core.errors import CommandError, NvmeError
@@ -11,16 +13,16 @@ from nvme_emu.observe.rpc_client import RpcClient, RpcError
 from nvme_emu.observe.rpc_core import DEVICE_ERROR
 from nvme_emu.observe.watched import Watched
 from nvme_emu.spec.commands import GET_FEATURES_CDW10
-from nvme_emu.spec.feature_data import HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP
+from nvme_emu.spec.feature_data import APST_TABLE, HOST_BEHAVIOR, HOST_IDENTIFIER, TIMESTAMP
 from nvme_emu.spec.features import Fid
 from nvme_emu.spec.identify import Cns
+from nvme_emu.spec.logs import Lid
+from nvme_emu.spec.logs_persistent import PERSISTENT_EVENT_HEADER
 from nvme_emu.spec.opcodes import AdminOpcode
 from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.status import STATUS_CODE_MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from nvme_emu.driver import NvmeDriver
 
 __all__ = ["DriverTarget", "LocalTarget", "RpcTarget", "Target", "active_namespaces"]
@@ -34,6 +36,14 @@ class Target(Protocol):
 
     def log(self, lid: int, nbytes: int, offset: int = 0, lsp: int = 0, lsi: int = 0) -> bytes:
         """Bytes of a log page."""
+
+    def admin(
+        self, opcode: int, nsid: int = 0, *, nbytes: int = 0, data: bytes | None = None, **cdws: int
+    ) -> tuple[int, bytes]:
+        """(dword 0, data) of any admin command that reads ``nbytes`` or is given ``data``; cdw10 to cdw15."""
+
+    def persistent_events(self) -> AbstractContextManager[Callable[[int, int], bytes]]:
+        """A reporting context of the Persistent Event Log, and how to read (nbytes, offset) in it."""
 
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
         """(value, data) of a feature."""
@@ -64,6 +74,17 @@ class LocalTarget:
         """See `Target`."""
         more = {"offset": offset, "lsp": lsp, "lsi": lsi}
         return self._watched.read(lambda _: management.read_log(self._ctrl, lid, nbytes, **more))
+
+    def admin(
+        self, opcode: int, nsid: int = 0, *, nbytes: int = 0, data: bytes | None = None, **cdws: int
+    ) -> tuple[int, bytes]:
+        """See `Target`; by the driver of this process."""
+        assert self._watched.driver is not None, "a target of this process is made with its driver"
+        return DriverTarget(self._watched.driver).admin(opcode, nsid, nbytes=nbytes, data=data, **cdws)
+
+    def persistent_events(self) -> AbstractContextManager[Callable[[int, int], bytes]]:
+        """See `Target`."""
+        return nullcontext(lambda nbytes, offset: self.log(Lid.PERSISTENT_EVENT, nbytes, offset))
 
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
         """See `Target`."""
@@ -100,6 +121,17 @@ class RpcTarget:
         given = {"lid": int(lid), "nbytes": nbytes, "offset": offset, "lsp": lsp, "lsi": lsi}
         return bytes.fromhex(self._call("admin.get_log", **given)["data"])
 
+    def admin(
+        self, opcode: int, nsid: int = 0, *, nbytes: int = 0, data: bytes | None = None, **cdws: int
+    ) -> tuple[int, bytes]:
+        """See `Target`; the server refuses what changes anything."""
+        found = self._call("admin.execute", opcode=int(opcode), nsid=nsid, **cdws)
+        return found["value"], bytes.fromhex(found["data"])[:nbytes].ljust(nbytes, b"\0")
+
+    def persistent_events(self) -> AbstractContextManager[Callable[[int, int], bytes]]:
+        """See `Target`."""
+        return nullcontext(lambda nbytes, offset: self.log(Lid.PERSISTENT_EVENT, nbytes, offset))
+
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
         """See `Target`."""
         found = self._call("admin.get_feature", fid=int(fid), sel=sel, nsid=nsid, cdw11=cdw11)
@@ -114,11 +146,13 @@ class RpcTarget:
 _PROPERTIES: Final = {Reg.CAP: 8, Reg.VS: 4, Reg.CC: 4, Reg.CSTS: 4, Reg.CRTO: 4}
 # Of features that are more than a dword: how much the host has to be ready for.
 _FEATURE_BYTES: Final[dict[int, int]] = {
+    Fid.AUTONOMOUS_POWER_STATE_TRANSITION: APST_TABLE.size,
     Fid.TIMESTAMP: TIMESTAMP.size,
     Fid.HOST_BEHAVIOR: HOST_BEHAVIOR.size,
     Fid.HOST_IDENTIFIER: HOST_IDENTIFIER.size,
 }
 _SELECT_SUPPORTED: Final = 3
+_ESTABLISH, _RELEASE = 1, 2
 _EXHID: Final = 1
 
 
@@ -140,6 +174,24 @@ class DriverTarget:
         """See `Target`."""
         more = {"offset": offset, "lsp": lsp, "lsi": lsi}
         return bytes(self._ask(lambda: self._driver.admin.get_log_page(lid, nbytes, **more)))
+
+    def admin(
+        self, opcode: int, nsid: int = 0, *, nbytes: int = 0, data: bytes | None = None, **cdws: int
+    ) -> tuple[int, bytes]:
+        """See `Target`."""
+        dw0, found = self._ask(
+            lambda: self._driver.admin.execute(opcode, nsid=nsid, data=data, read_bytes=nbytes, **cdws)
+        )
+        return dw0, b"" if found is None else found.tobytes()
+
+    @contextmanager
+    def persistent_events(self) -> Iterator[Callable[[int, int], bytes]]:
+        """See `Target`."""
+        self.log(Lid.PERSISTENT_EVENT, PERSISTENT_EVENT_HEADER.size, lsp=_ESTABLISH)
+        try:
+            yield lambda nbytes, offset: self.log(Lid.PERSISTENT_EVENT, nbytes, offset)
+        finally:
+            self.log(Lid.PERSISTENT_EVENT, PERSISTENT_EVENT_HEADER.size, lsp=_RELEASE)
 
     def feature(self, fid: int, sel: int = 0, nsid: int = 0, cdw11: int = 0) -> tuple[int, bytes]:
         """See `Target`."""

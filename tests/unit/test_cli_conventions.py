@@ -28,6 +28,9 @@ FAST = "--profile instant --iodepth 1 --worker pump --ios 20 --no-flips --size 1
 SQE = "02000700010000000000000000000000" + "00" * 48
 WORDS = [
     "list", "id-ctrl", "id-ns", "smart-log", "error-log", "show-regs", "fw-log", "effects-log", "list-ns", "ns-descs",
+    "self-test-log", "sanitize-log", "telemetry-log", "persistent-event-log", "lba-status-log", "resv-notif-log",
+    "changed-ns-list-log", "supported-log-pages", "fid-support-effects-log", "get-lba-status", "dir-receive",
+    "security-recv",
 ]  # fmt: skip
 
 
@@ -62,6 +65,8 @@ ROWS = {
     "trace convert": Row(good="{trace}", bad="/nowhere", trace=TRACES, json_only=True),
     "trace diff": Row(good="{trace} {trace}", bad="{trace} /nowhere", trace=TRACES),
     "trace stats": Row(good="{trace}", bad="/nowhere", trace=TRACES),
+    "dir-send": Row(good="{image} -T 1", bad="{image} -T x", trace=NO_COMMANDS),
+    "set-feature": Row(good="{image} -f 4 -V 0x150", bad="{image} -V 1", trace=NO_COMMANDS),
     "get-feature": Row(good="{image} -f 7", bad="{image} -f 7 -s 9", trace=NO_COMMANDS),
     **{word: Row(good="{image}", bad="/nowhere.img", trace=NO_COMMANDS) for word in WORDS},
 }

@@ -19,6 +19,9 @@ from nvme_emu.spec.registers import Reg
 
 WORDS = [
     "list", "id-ctrl", "id-ns", "smart-log", "error-log", "show-regs", "fw-log", "effects-log", "list-ns", "ns-descs",
+    "self-test-log", "sanitize-log", "telemetry-log", "persistent-event-log", "lba-status-log", "resv-notif-log",
+    "changed-ns-list-log", "supported-log-pages", "fid-support-effects-log", "get-lba-status", "dir-receive",
+    "security-recv",
 ]  # fmt: skip
 HOST_IDENTIFIER, TIMESTAMP, UNKNOWN = "0x81", "0x0e", "0x99"
 
