@@ -186,6 +186,7 @@ class Controller(DeviceState):
         self._state_deadline_ns: int | None = None
         self.apply_features()
         self.subsystem.join(self)
+        self.power.reset()
 
     @property
     def state(self) -> State:
