@@ -67,6 +67,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dir-send": ("nvme_emu.cli.nvme_admin_words", "dir_send", "Directive Send."),
     "security-recv": ("nvme_emu.cli.nvme_admin_words", "security_recv", "Security Receive."),
     "set-feature": ("nvme_emu.cli.nvme_admin_words", "set_feature", "Set a feature."),
+    "zns": ("nvme_emu.cli.zns_words", "zns", "Zoned namespaces: report-zones, zone-append, reset-zone …"),
     "tour": ("nvme_emu.cli.tour", "tour", "Follow one write, step by step: first sync, then async."),
     "decode": ("nvme_emu.cli.decode", "decode", "Explain a pasted command, completion, register or page."),
     "explore": ("nvme_emu.cli.explore", "explore", "Run a driver's test under very many schedules."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,21 @@ class Answer:
     lines: list[str]
 
 
-def word(name: str, example: str, *options: Any, default: str | None = None) -> Callable[[Any], click.Command]:
-    """Make a click command of a function (target, options) -> Answer."""
+def word(
+    name: str,
+    example: str,
+    *options: Any,
+    default: str | None = None,
+    plugin: str = "",
+    opener: Callable[[str], AbstractContextManager[Any]] = open_target,
+) -> Callable[[Any], click.Command]:
+    """Make a click command of a function (target, options) -> Answer; ``example`` is what follows its TARGET.
+
+    ``plugin`` is what stands in front of its name; ``opener`` makes a target of TARGET.
+    """
+    said = f"{plugin} {name}".strip()
     epilog = (
-        f"\b\nExamples:\n  nvme-emu {name} disk.img{example}\n  nvme-emu {name} /tmp/ssd.sock{example} -o json\n\n"
+        f"\b\nExamples:\n  nvme-emu {said} disk.img{example}\n  nvme-emu {said} /tmp/ssd.sock{example} -o json\n\n"
         "\b\nTARGET: an image file, the --rpc socket of a running SSD, nvme-tcp://HOST:PORT/NQN,\n"
         "vfio-user:///PATH, or mem (a fresh SSD in memory).\n\n"
         "\b\nExit codes: 0 done; 1 the device refused; 2 bad usage, or a target that cannot be used."
@@ -73,7 +85,7 @@ def word(name: str, example: str, *options: Any, default: str | None = None) -> 
 
     def make(fn: Callable[..., Answer]) -> click.Command:
         def run(target: str, output_format: str, json_file: str | None, quiet: bool, **given: Any) -> int:
-            return _run(fn, target, "json" if json_file == "-" else output_format, json_file, given)
+            return _run(fn, opener, target, "json" if json_file == "-" else output_format, json_file, given)
 
         run.__doc__ = fn.__doc__
         command: Any = run
@@ -100,14 +112,19 @@ def word(name: str, example: str, *options: Any, default: str | None = None) -> 
 
 
 def _run(
-    fn: Callable[..., Answer], text: str, output_format: str, json_file: str | None, given: dict[str, Any]
+    fn: Callable[..., Answer],
+    opener: Callable[[str], AbstractContextManager[Any]],
+    text: str,
+    output_format: str,
+    json_file: str | None,
+    given: dict[str, Any],
 ) -> int:
     from nvme_emu.core.errors import CommandError
     from nvme_emu.observe.rpc_core import RpcError
 
     try:
         check_output(json_file, inputs=[text], json=True)
-        with open_target(text) as target:
+        with opener(text) as target:
             answer = fn(target, **given)
     except CommandError as error:
         complain(f"{text}: {error}")

@@ -27,7 +27,7 @@ from nvme_emu.spec.logs import SMART_HEALTH, Lid
 from nvme_emu.spec.opcodes import AdminOpcode
 from nvme_emu.spec.queues import NSID_BROADCAST
 
-__all__ = ["READING", "execute", "get_feature", "identify", "read_log"]
+__all__ = ["NOWHERE", "READING", "Catching", "execute", "get_feature", "identify", "read_log"]
 
 READING: Final = frozenset(
     {
@@ -44,10 +44,10 @@ READING: Final = frozenset(
 _ALLOCATE: Final = int(StreamsReceive.ALLOCATE_RESOURCES)
 
 # The queue that the commands pretend to come from. It has no memory and nothing is ever written to it.
-_NOWHERE: Final = SubmissionQueue(0, 0, 2, CompletionQueue(0, 0, 2, 0, False))
+NOWHERE: Final = SubmissionQueue(0, 0, 2, CompletionQueue(0, 0, 2, 0, False))
 
 
-class _Catching:
+class Catching:
     """The controller as its handlers see it, but for `send`, which keeps the data here."""
 
     def __init__(self, ctrl: Controller) -> None:
@@ -78,8 +78,8 @@ def execute(ctrl: Controller, opcode: int, *, nsid: int = 0, **cdws: int) -> tup
             dwords["cdw10"] = GET_LOG_CDW10.replace(dwords["cdw10"], lsp=0)  # it would be made anew
     cdw10, cdw11, cdw12, cdw13, cdw14, cdw15 = (dwords[f"cdw{n}"] for n in range(10, 16))
     fields = (opcode, 0, 0, nsid, 0, 0, 0, 0, 0, cdw10, cdw11, cdw12, cdw13, cdw14, cdw15)
-    cmd = Command(_NOWHERE, fields)
-    catching: Any = _Catching(ctrl)
+    cmd = Command(NOWHERE, fields)
+    catching: Any = Catching(ctrl)
     dw0 = ADMIN_HANDLERS[opcode](catching, cmd)
     assert isinstance(dw0, int), "a reading command is never parked"
     return dw0, catching.data

@@ -47,6 +47,10 @@ def serve_rpc(
         from nvme_emu.observe.rpc_ana import AnaMethods
 
         table |= AnaMethods(watched).table()
+    if watched.controller.subsystem.zns is not None:
+        from nvme_emu.observe.rpc_zns import ZnsMethods
+
+        table |= ZnsMethods(watched).table()
     for name, fn in {**table, **(extra or {})}.items():
         methods.add(name, fn)
     server = RpcServer(methods, path, trace=watched.trace)
