@@ -205,6 +205,10 @@ def _run(options: Options) -> int:
             comparison, interrupted = interrupt.partial, True
     if comparison.rows:
         _write(options, comparison)
+    for row in comparison.rows:
+        for finding in row.found:
+            if finding.severity == "error" or not options.quiet:
+                _note(f"{row.profile}, {row.label}, depth {row.iodepth}: {finding}")
     if interrupted:
         _note(f"interrupted; {len(comparison.rows)} rows were measured")
         return EXIT_INTERRUPTED

@@ -362,8 +362,10 @@ def _report(
     interrupted: bool,
 ) -> Report:
     from nvme_emu import __version__
+    from nvme_emu.observe.checker.report import as_json
     from nvme_emu.workload.fio_json import make_report
 
+    checker = machine.checker if options.check or options.check_report else None
     # In virtual time the wall clock has no place in the output: two runs of one seed are the same bytes.
     timestamp_ms = 0 if machine.runtime.virtual else time.time_ns() // 1_000_000
     return make_report(
@@ -384,6 +386,7 @@ def _report(
             "interrupted": interrupted,
             "errors": [line for result in results for line in _error_lines(result)],
             **({} if options.faults is None else {"faults": machine.faults.snapshot()}),
+            **({} if checker is None else {"checkers": [as_json(checker)]}),
         },
     )
 

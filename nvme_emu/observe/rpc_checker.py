@@ -59,8 +59,7 @@ class CheckerMethods:
 
     def rules(self) -> list[dict[str, Any]]:
         """Every rule, with "judged": whether this transport shows enough to judge it."""
-        blind = self._checker.not_judged
-        return [{**asdict(rule), "judged": rule.id not in blind} for rule in RULES.values()]
+        return [{**asdict(rule), "judged": self._checker.judges(rule.id)} for rule in RULES.values()]
 
     def report(self) -> dict[str, Any]:
         """The whole report, as `--check-report FILE.json` writes it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import kworker
 from nvme_emu.driver import NvmeDriver
 from nvme_emu.machine import Machine, MachineConfig
+from nvme_emu.observe.checker.finding import CheckError, CheckerWarning
 from nvme_emu.observe.stages import StageSums
 from nvme_emu.workload.compare_rows import LBA_SIZE, CompareConfig, Row, RowSpec
 from nvme_emu.workload.histogram import Histogram
@@ -105,27 +107,41 @@ def _measure(
             driver_class=driver_class,
         )
     )
-    with machine:
-        plans = _job_plans(config, spec, machine.namespaces[1].nlb, ios)
-        jobs = Jobs(machine, plans)
-        sums = StageSums(threads=not config.virtual)
-        books = _Books(machine, jobs.jobs)
-        listeners: list[Sink] = []
-        if watching is not None:
-            listeners = [sums, *(sink for sink in watching if sink is not None)]
-        with _worker_events(machine, wanted=len(listeners) > 1):
+    where = f"{spec.profile.name}, {spec.label}, depth {spec.iodepth}"
+    with warnings.catch_warnings():
+        # What is found goes with the row, and the process that shows rows tells of it.
+        warnings.simplefilter("ignore", CheckerWarning)
+        try:
+            with machine:
+                row = _run(machine, config, spec, ios, watching, where)
+        except CheckError as error:
+            raise RowError(f"{where}: {error}") from error
+    return row if machine.checker is None else replace(row, found=machine.checker.findings)
+
+
+def _run(
+    machine: Machine, config: CompareConfig, spec: RowSpec, ios: int, watching: Sequence[Sink | None] | None, where: str
+) -> Row:
+    plans = _job_plans(config, spec, machine.namespaces[1].nlb, ios)
+    jobs = Jobs(machine, plans)
+    sums = StageSums(threads=not config.virtual)
+    books = _Books(machine, jobs.jobs)
+    listeners: list[Sink] = []
+    if watching is not None:
+        listeners = [sums, *(sink for sink in watching if sink is not None)]
+    with _worker_events(machine, wanted=len(listeners) > 1):
+        for listener in listeners:
+            machine.trace.add_sink(listener)
+        try:
+            results = jobs.run()
+        finally:
             for listener in listeners:
-                machine.trace.add_sink(listener)
-            try:
-                results = jobs.run()
-            finally:
-                for listener in listeners:
-                    machine.trace.remove_sink(listener)
-        cpu_ns, switches = books.since()
-        failure = next((result.failure for result in results if result.failure), "")
-        if failure:
-            raise RowError(f"{spec.profile.name}, {spec.label}, depth {spec.iodepth}: {failure}")
-        return _row(config, spec, jobs.jobs, sums, cpu_ns, switches)
+                machine.trace.remove_sink(listener)
+    cpu_ns, switches = books.since()
+    failure = next((result.failure for result in results if result.failure), "")
+    if failure:
+        raise RowError(f"{where}: {failure}")
+    return _row(config, spec, jobs.jobs, sums, cpu_ns, switches)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from nvme_emu.controller.profiles import DeviceProfile, load_profile
 from nvme_emu.core.units import format_bytes, parse_size
 from nvme_emu.driver import HostModel
 from nvme_emu.driver.config import WORKER_STYLES
+from nvme_emu.observe.checker.finding import Finding
 from nvme_emu.observe.stages import STAGES
 from nvme_emu.workload.report_capture import Picture
 
@@ -204,7 +205,7 @@ class Row:
     ``stages_ns`` the mean of each stage; together they are the mean latency.
 
     Not in the JSON, and no part of what makes two rows equal: ``lat_bins``, the histogram behind ``lat_ns`` as (ns,
-    count), and ``picture``, there where one was asked for.
+    count), ``picture``, there where one was asked for, and what the checker found of the driver, if it looked.
     """
 
     profile: str
@@ -227,6 +228,7 @@ class Row:
     stages_ns: Mapping[str, float]
     lat_bins: tuple[tuple[int, int], ...] = field(default=(), compare=False, repr=False)
     picture: Picture | None = field(default=None, compare=False, repr=False)
+    found: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def label(self) -> str:

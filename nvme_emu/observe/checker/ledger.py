@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from nvme_emu.observe.checker.finding import CheckError, Finding, RuleSummary
-from nvme_emu.observe.checker.rules import MODES, RULES, SCOPES
+from nvme_emu.observe.checker.rules import CONCERNS, MODES, RULES, SCOPES
 
 __all__ = ["FINDINGS_MAX", "Ledger"]
 
@@ -91,8 +91,13 @@ class Ledger:
 
     @property
     def not_judged(self) -> dict[str, str]:
-        """The rules that cannot be judged on this transport, with what they need."""
-        return {ident: MODES[rule.mode] for ident, rule in RULES.items() if rule.mode not in self._modes}
+        """The rules that this transport does not show enough for, with what they need."""
+        return {ident: MODES[RULES[ident].mode] for ident in self.concerns if RULES[ident].mode not in self._modes}
+
+    @property
+    def concerns(self) -> tuple[str, ...]:
+        """The rules that there are for this transport."""
+        return tuple(ident for ident, rule in RULES.items() if rule.mode in CONCERNS[self.scope])
 
     def clear(self) -> None:
         """Forget what was found; what is known of the host stays."""

@@ -23,8 +23,9 @@ def summary_line(checker: Ledger) -> str:
         return f"checker: failed, and did not judge everything: {checker.internal_error!r}"
     broken = checker.summaries
     if not broken:
-        judged = len(RULES) - len(checker.not_judged)
-        return f"checker: nothing found ({judged} of {len(RULES)} rules could be judged)"
+        concerns = len(checker.concerns)
+        judged = concerns - len(checker.not_judged)
+        return f"checker: nothing found ({judged} of {concerns} rules could be judged)"
     counts = ", ".join(f"{one.rule} {one.count}" for one in broken)
     errors = sum(one.count for one in broken if one.severity == "error")
     warnings = sum(one.count for one in broken) - errors
@@ -81,16 +82,19 @@ def as_sarif(checkers: Iterable[Ledger]) -> dict[str, Any]:
     return {
         "$schema": _SARIF_SCHEMA,
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "results": [_sarif_result(one) for one in findings]}],
+        "runs": [{"tool": {"driver": driver}, "results": [_sarif_result(one, list(used)) for one in findings]}],
     }
 
 
-def _sarif_result(finding: Finding) -> dict[str, Any]:
+def _sarif_result(finding: Finding, rules: list[str]) -> dict[str, Any]:
     place = "controller" if finding.qid < 0 else f"queue {finding.qid}"
     if finding.cid >= 0:
         place += f" cid {finding.cid:#06x}"
+    if finding.host:
+        place = f"{finding.host} {place}"
     return {
         "ruleId": finding.rule,
+        "ruleIndex": rules.index(finding.rule),
         "level": finding.severity,
         "message": {"text": f"{finding.what} ({finding.clause})"},
         "locations": [{"logicalLocations": [{"fullyQualifiedName": place, "kind": "resource"}]}],

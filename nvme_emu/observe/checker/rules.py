@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["MODES", "RULES", "SCOPES", "Rule"]
+__all__ = ["CONCERNS", "MODES", "RULES", "SCOPES", "Rule"]
 
 MODES: Final = {
     "any": "every transport",
@@ -31,6 +31,10 @@ SCOPES: Final[dict[str, frozenset[str]]] = {
     "tcp": frozenset({"any", "tcp"}),
 }
 """What can be judged, by transport and doorbells."""
+
+_PCI_EXPRESS: Final = frozenset({"any", "pcie", "trapped", "process"})
+CONCERNS: Final[dict[str, frozenset[str]]] = dict.fromkeys(SCOPES, _PCI_EXPRESS) | {"tcp": SCOPES["tcp"]}
+"""What there is to be judged, by the same: there are no rings over NVMe/TCP, and no capsules elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
