@@ -21,8 +21,8 @@ from nvme_emu.controller.config import ControllerConfig  # noqa: E402
 from nvme_emu.controller.feature_kinds import FEATURES  # noqa: E402
 from nvme_emu.controller.identify import IDENTIFIES  # noqa: E402
 from nvme_emu.controller.logs import LOG_PAGES  # noqa: E402
-from nvme_emu.controller.nvm import NVM_HANDLERS  # noqa: E402
 from nvme_emu.controller.pcie.registers import CC_WRITABLE, cap_of  # noqa: E402
+from nvme_emu.controller.zoned_commands import ZONED_HANDLERS  # noqa: E402
 from nvme_emu.spec.bits import BitField  # noqa: E402
 from nvme_emu.spec.commands import ADMIN_COMMANDS, NVM_COMMANDS  # noqa: E402
 from nvme_emu.spec.features import FEATURE_VALUES, Fid  # noqa: E402
@@ -128,7 +128,7 @@ def page() -> str:
     feature = "Base 2.1 §5.1.25"
     sections = [
         table("Admin commands", "opcode", rows_of(AdminOpcode, ADMIN_HANDLERS, admin, "Base 2.1 §5.1", proof)),
-        table("I/O commands", "opcode", rows_of(NvmOpcode, NVM_HANDLERS, nvm, "Base 2.1 §7", proof)),
+        table("I/O commands", "opcode", rows_of(NvmOpcode, ZONED_HANDLERS, nvm, "Base 2.1 §7", proof)),
         table("Features", "FID", rows_of(Fid, FEATURES, features, feature, proof)),
         table("Log pages", "LID", rows_of(Lid, LOG_PAGES, logs, "Base 2.1 §5.1.12.1", proof)),
         table("Identify", "CNS", rows_of(Cns, IDENTIFIES, cns, "Base 2.1 §5.1.13.2", proof)),

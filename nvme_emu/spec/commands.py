@@ -27,6 +27,7 @@ from .commands_admin import (
     SECURITY_CDW10,
     SELF_TEST_CDW10,
 )
+from .commands_zns import ZONE_APPEND_CDW12, ZONE_RECEIVE_CDW13, ZONE_SEND_CDW13
 from .errors import LayoutError
 from .opcodes import AdminOpcode, NvmOpcode
 
@@ -553,7 +554,17 @@ NVM_COMMANDS: dict[int, CommandLayout] = dict(
         _command(NvmOpcode.DATASET_MANAGEMENT, _DSM, cdw10=DSM_CDW10, cdw11=DSM_CDW11),
         _command(NvmOpcode.VERIFY, _VERIFY, **_RW),
         _command(NvmOpcode.COPY, _COPY, **{**_RW, "cdw12": COPY_CDW12}),
-        _command(NvmOpcode.ZONE_APPEND, "ZNS 1.2 §3.4.1", **_RW),
+        _command(NvmOpcode.ZONE_APPEND, ZONE_APPEND_CDW12.clause, **{**_RW, "cdw12": ZONE_APPEND_CDW12}),
+        _command(
+            NvmOpcode.ZONE_MANAGEMENT_SEND, ZONE_SEND_CDW13.clause, cdw10_11=_SLBA, cdw13=ZONE_SEND_CDW13
+        ),
+        _command(
+            NvmOpcode.ZONE_MANAGEMENT_RECEIVE,
+            ZONE_RECEIVE_CDW13.clause,
+            cdw10_11=_SLBA,
+            cdw12=_whole("ZONE_NUMD", 32, ZONE_RECEIVE_CDW13.clause, "numd_z", "Number of Dwords (zero-based)"),
+            cdw13=ZONE_RECEIVE_CDW13,
+        ),
     ]
 )
 

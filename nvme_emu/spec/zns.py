@@ -11,6 +11,14 @@ from typing import NamedTuple
 
 from .base import Structure, raw, rsvd, table, u8, u16, u32, u64
 from .bits import BitLayout, bit
+from .commands_zns import (
+    ZONE_APPEND_CDW12,
+    ZONE_RECEIVE_CDW13,
+    ZONE_SEND_CDW13,
+    ReportOption,
+    ZoneReceiveAction,
+    ZoneSendAction,
+)
 from .words import Worded
 
 __all__ = [
@@ -46,9 +54,7 @@ __all__ = [
 
 _IDENTIFY_NS = "ZNS 1.2 §4.1.5.1"
 _IDENTIFY_CTRL = "ZNS 1.2 §4.1.5.2"
-_SEND = "ZNS 1.2 §3.4.3"
 _RECEIVE = "ZNS 1.2 §3.4.2"
-_APPEND = "ZNS 1.2 §3.4.1"
 _CHANGED = "ZNS 1.2 §4.1.4"
 _MANAGEMENT = "ZNS 1.2 §4.1.6"
 
@@ -70,38 +76,6 @@ class ZoneState(Worded):
     READ_ONLY = 0xD, "Read Only"
     FULL = 0xE, "Full"
     OFFLINE = 0xF, "Offline"
-
-
-class ZoneSendAction(Worded):
-    """ZONE_SEND_CDW13.zsa."""
-
-    CLOSE = 0x01, "Close Zone"
-    FINISH = 0x02, "Finish Zone"
-    OPEN = 0x03, "Open Zone"
-    RESET = 0x04, "Reset Zone"
-    OFFLINE = 0x05, "Offline Zone"
-    SET_EXTENSION = 0x10, "Set Zone Descriptor Extension"
-    FLUSH_ZRWA = 0x11, "Flush ZRWA"
-
-
-class ZoneReceiveAction(Worded):
-    """ZONE_RECEIVE_CDW13.zra."""
-
-    REPORT = 0x00, "Report Zones"
-    EXTENDED_REPORT = 0x01, "Extended Report Zones"
-
-
-class ReportOption(Worded):
-    """ZONE_RECEIVE_CDW13.zrasf of a report: which zones."""
-
-    ALL = 0x0, "all zones"
-    EMPTY = 0x1, "zones in the Empty state"
-    IMPLICITLY_OPENED = 0x2, "zones in the Implicitly Opened state"
-    EXPLICITLY_OPENED = 0x3, "zones in the Explicitly Opened state"
-    CLOSED = 0x4, "zones in the Closed state"
-    FULL = 0x5, "zones in the Full state"
-    READ_ONLY = 0x6, "zones in the Read Only state"
-    OFFLINE = 0x7, "zones in the Offline state"
 
 
 # --- Identify -----------------------------------------------------------------------------------------------
@@ -168,40 +142,6 @@ ZNS_NS_MANAGEMENT_AT = 499
 ZNS_NS_MANAGEMENT = struct.Struct("<BIII")
 """ZNSCO, RAR, ROR, RNUMZRWA: requested active, open and ZRWA resources."""
 assert ZNS_NS_MANAGEMENT.size == 13
-
-# --- commands -----------------------------------------------------------------------------------------------
-
-ZONE_APPEND_CDW12 = BitLayout(
-    "ZONE_APPEND_CDW12",
-    32,
-    _APPEND,
-    bit("nlb_z", 16, "Number of Logical Blocks (zero-based)"),
-    bit("rsvd16", 4),
-    bit("dtype", 4, "Directive Type"),
-    bit("stc", 1, "Storage Tag Check"),
-    bit("piremap", 1, "Protection Information Remap"),
-    bit("prinfo", 4, "Protection Information"),
-    bit("fua", 1, "Force Unit Access"),
-    bit("lr", 1, "Limited Retry"),
-)
-ZONE_SEND_CDW13 = BitLayout(
-    "ZONE_SEND_CDW13",
-    32,
-    _SEND,
-    bit("zsa", 8, "Zone Send Action", {int(one): one.words for one in ZoneSendAction}),
-    bit("select_all", 1, "Select All"),
-    bit("zsaso", 1, "Zone Send Action Specific Option"),
-    bit("rsvd10", 22),
-)
-ZONE_RECEIVE_CDW13 = BitLayout(
-    "ZONE_RECEIVE_CDW13",
-    32,
-    _RECEIVE,
-    bit("zra", 8, "Zone Receive Action", {int(one): one.words for one in ZoneReceiveAction}),
-    bit("zrasf", 8, "Zone Receive Action Specific Field", {int(one): one.words for one in ReportOption}),
-    bit("partial", 1, "Partial Report"),
-    bit("rsvd17", 15),
-)
 
 # --- zone descriptors ---------------------------------------------------------------------------------------
 

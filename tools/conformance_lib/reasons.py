@@ -8,7 +8,6 @@ _MULTI_DOMAIN = "one domain, no exported subsystems"
 _DISCOVERY = "of discovery controllers; ours has the Discovery log alone"
 _MIGRATION = "live migration of controllers is not offered (OACS.HMLMS)"
 _PROGRAMS = "of the Computational Programs and Subsystem Local Memory command sets, which are not offered"
-_ZNS = "of the Zoned Namespace command set, which is not offered (CAP.CSS, CNS 1Ch)"
 _KV = "of the Key Value command set, which is not offered"
 _FDP = "Flexible Data Placement is not offered (CTRATT.FDPS)"
 _GROUPS = "no endurance groups and NVM sets (CTRATT)"
@@ -50,9 +49,6 @@ NOT_OFFERED: dict[str, str] = {
     "NvmOpcode.IO_MANAGEMENT_RECEIVE": _FDP,
     "NvmOpcode.IO_MANAGEMENT_SEND": _FDP,
     "NvmOpcode.CANCEL": "Abort does what is needed; optional (CSUPP in the effects log)",
-    "NvmOpcode.ZONE_MANAGEMENT_SEND": _ZNS,
-    "NvmOpcode.ZONE_MANAGEMENT_RECEIVE": _ZNS,
-    "NvmOpcode.ZONE_APPEND": _ZNS,
     "Fid.LBA_RANGE_TYPE": "no range types (optional; hosts use partitions)",
     "Fid.HOST_MEMORY_BUFFER": "no Host Memory Buffer is wanted (HMPRE)",
     "Fid.READ_RECOVERY_LEVEL": "no Read Recovery Levels (CTRATT.RRLVLS)",
@@ -97,7 +93,6 @@ NOT_OFFERED: dict[str, str] = {
     "Lid.HOST_DISCOVERY": _DISCOVERY,
     "Lid.AVE_DISCOVERY": _DISCOVERY,
     "Lid.PULL_MODEL_DDC_REQUEST": _DISCOVERY,
-    "Lid.CHANGED_ZONES": _ZNS,
     "Cns.NVM_SET_LIST": _GROUPS,
     "Cns.PRIMARY_CONTROLLER_CAPABILITIES": _VIRTUAL,
     "Cns.SECONDARY_CONTROLLER_LIST": _VIRTUAL,

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from nvme_emu.controller.nvm import NVM_HANDLERS
+from nvme_emu.controller.zoned_commands import ZONED_HANDLERS
 from nvme_emu.observe.checker.commands_admin import AdminRules
 from nvme_emu.observe.checker.commands_io import IoRules
 from nvme_emu.observe.checker.memory import look, transfer_of
@@ -159,7 +160,10 @@ class Commands:
         if entry.flags & SQE_FLAGS_RESERVED:
             self.wrong("flags-reserved", f"flags {entry.flags:#04x}", flags=entry.flags)
         self._io.fuse(qid, entry)
-        handlers: Any = NVM_HANDLERS if qid else self._ctrl.admin_handlers
+        handlers: Any = self._ctrl.admin_handlers
+        if qid:
+            namespace = self._ctrl.namespaces.get(entry.nsid)
+            handlers = NVM_HANDLERS if namespace is None or namespace.zones is None else ZONED_HANDLERS
         if entry.opcode not in handlers:
             self.wrong("opcode-unsupported", opcode_name(entry.opcode, not qid), opcode=entry.opcode)
             return None

@@ -16,6 +16,7 @@ from nvme_emu.spec.reservations import (
     RESERVATION_RELEASE_CDW10,
     ReservationType,
 )
+from nvme_emu.spec.zns import ZONE_SEND_CDW13, ZoneSendAction
 
 if TYPE_CHECKING:
     from nvme_emu.controller.namespace import Namespace
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["IoRules"]
 
 _OP = NvmOpcode
-_RW: Final = frozenset({_OP.READ, _OP.WRITE, _OP.COMPARE})
+_RW: Final = frozenset({_OP.READ, _OP.WRITE, _OP.COMPARE, _OP.ZONE_APPEND})
 _BLOCKS: Final = _RW | {_OP.WRITE_ZEROES, _OP.VERIFY, _OP.WRITE_UNCORRECTABLE}
 # What commands that move nothing may cover: the field of the configuration, its name.
 _LIMITS: Final = {
@@ -113,6 +114,12 @@ class IoRules:
             return count * DSM_RANGE_SIZE
         if entry.opcode == _OP.COPY:
             return self._copies(entry)
+        if entry.opcode == _OP.ZONE_MANAGEMENT_RECEIVE:
+            self._checker.commands.check_mdts(4 * (entry.cdw12 + 1))
+            return 4 * (entry.cdw12 + 1)
+        if entry.opcode == _OP.ZONE_MANAGEMENT_SEND and namespace.zones is not None:
+            extends = ZONE_SEND_CDW13["zsa"].extract(entry.cdw13) == ZoneSendAction.SET_EXTENSION
+            return namespace.zones.config.zdes if extends else 0
         if entry.opcode in _RESERVATIONS:
             return self._reserves(entry, namespace)
         return 0 if entry.opcode == _OP.FLUSH else None

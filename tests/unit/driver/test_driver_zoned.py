@@ -142,3 +142,16 @@ def test_what_no_zoned_device_takes_is_refused_here(namespace: ZonedNamespace) -
         with pytest.raises(ValueError):
             wrong()
     assert {one.state for one in namespace.report_zones()} == {S.EMPTY}
+
+
+def test_checker_finds_nothing_wrong_with_zone_commands() -> None:
+    with nvme_emu.open(size="1M", zoned=ZONED, check="error") as machine:
+        namespace = machine.namespaces[1]
+        assert isinstance(namespace, ZonedNamespace)
+        namespace.write(0, bytes(4096))
+        namespace.zone_append(ZSZE, bytes(8192))
+        namespace.set_zone_extension(2 * ZSZE, bytes(64))
+        namespace.report_zones(extended=True)
+        namespace.zone_reset_all()
+        assert machine.checker is not None
+        assert machine.checker.findings == ()
