@@ -159,7 +159,7 @@ static uint64_t plain_read_bytes(const uint8_t *sqe, const struct slots *to)
     Py_XDECREF(key);
     if (!namespace)
         return 0;
-    PyObject *plain = PyObject_GetAttr(namespace, name_lba_shift);
+    PyObject *plain = PyObject_GetAttr(namespace, name_wire_shift);
     long shift = plain ? PyLong_AsLong(plain) : -1;
     Py_XDECREF(plain);
     if (shift < 0 || shift > 32)

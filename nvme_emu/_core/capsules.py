@@ -95,7 +95,9 @@ def take_reads(
         namespace = namespaces.get(nsid)
         if namespace is None:
             break
-        nbytes = (cdw12 & _NLB_MASK) + 1 << namespace.lba_shift
+        if namespace.wire_shift < 0:
+            break
+        nbytes = (cdw12 & _NLB_MASK) + 1 << namespace.wire_shift
         slot = free[-1]
         if nbytes > length or nbytes > slot_bytes or (nbytes > 2 * _PAGE and not listed[slot]):
             break

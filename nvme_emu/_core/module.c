@@ -2,14 +2,14 @@
 
 #include "native.h"
 
-PyObject *name_emit, *name_getrandbits, *name_go_on, *name_lba_shift, *name_next_deadline, *name_next_ns;
+PyObject *name_emit, *name_getrandbits, *name_go_on, *name_wire_shift, *name_next_deadline, *name_next_ns;
 
 static int make_names(void)
 {
     return (name_emit = PyUnicode_InternFromString("emit")) &&
            (name_getrandbits = PyUnicode_InternFromString("getrandbits")) &&
            (name_go_on = PyUnicode_InternFromString("go_on")) &&
-           (name_lba_shift = PyUnicode_InternFromString("lba_shift")) &&
+           (name_wire_shift = PyUnicode_InternFromString("wire_shift")) &&
            (name_next_deadline = PyUnicode_InternFromString("next_deadline")) &&
            (name_next_ns = PyUnicode_InternFromString("next_ns"));
 }

@@ -15,7 +15,7 @@
 #include <structmember.h>
 
 /* Raised with each change of what Python sees of these structures: an older build is left alone. */
-#define NATIVE_LAYOUT 6
+#define NATIVE_LAYOUT 7
 
 /* Bytes that C uses, and what keeps them where they are.
  *
@@ -264,6 +264,6 @@ long inflight_end(InFlightObject *self, DeviceObject *device, long long now_ns);
 PyObject *inflight_next(InFlightObject *self);
 
 /* Of module.c: attribute and method names, made once. */
-extern PyObject *name_emit, *name_lba_shift, *name_getrandbits, *name_go_on, *name_next_deadline, *name_next_ns;
+extern PyObject *name_emit, *name_wire_shift, *name_getrandbits, *name_go_on, *name_next_deadline, *name_next_ns;
 
 #endif

@@ -46,6 +46,7 @@ class ControllerConfig:
     Log2 values are in the specification's own units: ``mdts`` in powers of two of the minimum page size
     (0: no limit), ``mpsmin`` and ``mpsmax`` as 2 ** (12 + n) bytes, ``dstrd`` as 2 ** (2 + n) bytes, ``kas``
     in 100 ms (0: no keep alive). ``message_based`` is a controller behind a fabric, which has no interrupts.
+    ``metadata`` offers LBA formats with metadata, and protection information in it.
     ``zns`` offers the Zoned Namespace Command Set and says how namespaces of it are made.
     Counts (``queue_entries_max``, ``io_queues_max``, ``vectors``) count from one.
 
@@ -97,6 +98,7 @@ class ControllerConfig:
     volatile_write_cache: bool = True
     sgls: int = 1
     zns: ZnsConfig | None = None
+    metadata: bool = True
 
     # Memory of its own (`controller.memory_config`): bytes, 0 for none; throughput in bytes a second, 0 is not told
     cmb_bytes: int = 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from nvme_emu.spec.commands import DSM_NR_MASK, DSM_RANGE_SIZE, RW_NLB_MASK, log_page_length
+from nvme_emu.controller.metadata import host_bytes
+from nvme_emu.spec.commands import DSM_NR_MASK, DSM_RANGE_SIZE, log_page_length
 from nvme_emu.spec.identify import IDENTIFY_SIZE
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
 from nvme_emu.spec.queues import SQE_SIZE
@@ -37,7 +38,7 @@ def expected_length(ctrl: Controller, qid: int, sqe: memoryview | bytes) -> int 
     if qid:
         if opcode in _BLOCKS:
             namespace = ctrl.namespaces.get(nsid)
-            return None if namespace is None else (cdw12 & RW_NLB_MASK) + 1 << namespace.lba_shift
+            return None if namespace is None else host_bytes(namespace, ctrl.config, cdw12).data
         if opcode == _ZONE_RECEIVE:
             return 4 * (int(cdw12) + 1)
         if opcode == _ZONE_SEND:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.holds import Hold, WriteProtection
 from nvme_emu.controller.locations import NSID, location
-from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
+from nvme_emu.controller.metadata import fits, formats_offered
+from nvme_emu.controller.namespace import Namespace
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands_admin import FORMAT_CDW10, SecureErase
 from nvme_emu.spec.identify import FNA
+from nvme_emu.spec.protection import PiType
 from nvme_emu.spec.queues import NSID_BROADCAST
 from nvme_emu.spec.status import Status
 
@@ -52,17 +54,20 @@ def format_nvm(ctrl: Controller, cmd: Command) -> int:
     if how.ses not in set(SecureErase):
         raise CommandError(Status.INVALID_FIELD, location=_SES)
     index = how.lbafu << 4 | how.lbafl
-    if index >= len(LBA_FORMATS):
+    if index >= len(formats_offered(ctrl.config)):
         raise CommandError(Status.INVALID_FORMAT, location=_LBAF)
-    if how.pi:
+    new = formats_offered(ctrl.config)[index]
+    if not fits(ctrl.config, new.ms, how.pi, bool(how.mset)):
         raise CommandError(Status.INVALID_FORMAT, location=_PI)
+    if new.ms and any(one.zones is not None for one in namespaces):
+        raise CommandError(Status.INVALID_FORMAT, location=_LBAF)
     for one in namespaces:
         ctrl.ana.check(one)
     if any(one.progress(ctrl.now_ns) is not None for one in namespaces):
         raise CommandError(Status.FORMAT_IN_PROGRESS, dnr=False)
     if any(one.protection is not WriteProtection.NONE for one in namespaces):
         raise CommandError(Status.NS_WRITE_PROTECTED)
-    if any(one.media.nbytes < 1 << LBA_FORMATS[index].lbads for one in namespaces):
+    if any(one.medium.nbytes < (1 << new.lbads) + new.ms for one in namespaces):
         raise CommandError(Status.INVALID_FORMAT, location=_LBAF)
     events = ctrl.subsystem.persistent_events
     events.format_started(ctrl, cmd.nsid, FORMAT_ATTRIBUTES, cmd.cdw10)
@@ -70,7 +75,7 @@ def format_nvm(ctrl: Controller, cmd: Command) -> int:
         other.self_test.formatted(cmd.nsid)
     for namespace in namespaces:
         try:
-            namespace.reformat(index)
+            namespace.reformat(index, PiType(how.pi), bool(how.pil), bool(how.mset))
         except OSError as error:
             ctrl.counters.media_errors += 1
             events.format_completed(ctrl, cmd.nsid, int(Status.WRITE_FAULT))

@@ -41,7 +41,7 @@ from nvme_emu.controller.firmware import SLOTS
 from nvme_emu.controller.format_nvm import FORMAT_ATTRIBUTES
 from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import NSID, location
-from nvme_emu.controller.namespace import LBA_FORMATS
+from nvme_emu.controller.metadata import describe_formats, describe_metadata, formats_offered
 from nvme_emu.controller.nvm import NVM_HANDLERS
 from nvme_emu.controller.nvm_copy import COPY_BLOCKS_MAX, COPY_FORMATS, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX
 from nvme_emu.controller.persistent_events import PELS, sanicap
@@ -63,7 +63,6 @@ from nvme_emu.spec.identify import (
     CSI_NVM,
     CTRATT,
     DLFEAT,
-    FLBAS,
     FPI,
     FRMW,
     FUSES,
@@ -197,22 +196,21 @@ def _protected(namespace: Namespace) -> int:
     return NSATTR.pack(cwp=int(namespace.protection is not WriteProtection.NONE))
 
 
-def _capabilities() -> dict[str, Any]:
+def _capabilities(ctrl: Controller) -> dict[str, Any]:
     """What every namespace of this controller can do, whatever its format."""
     return {
-        "nlbaf_z": len(LBA_FORMATS) - 1,
         "rescap": RESERVATION_CAPABILITIES,
         "mssrl": COPY_RANGE_BLOCKS_MAX,
         "mcl": COPY_BLOCKS_MAX,
         "msrc_z": COPY_RANGES_MAX - 1,
         "dlfeat": DLFEAT.pack(drb=_DEALLOCATED_READS_ZERO, wzds=1),
-        "lbaf": [{"lbads": one.lbads, "ms": one.ms, "rp": one.rp} for one in LBA_FORMATS],
+        **describe_formats(ctrl.config),
     }
 
 
 def _identify_namespace(ctrl: Controller, cmd: Command) -> bytes:
     if cmd.nsid == NSID_BROADCAST and _manages(ctrl):
-        return IDENTIFY_NAMESPACE.build(**_capabilities())
+        return IDENTIFY_NAMESPACE.build(**_capabilities(ctrl))
     return _namespace_data(ctrl, _namespace(ctrl, cmd))
 
 
@@ -234,35 +232,35 @@ def _namespace_data(ctrl: Controller, namespace: Namespace | None) -> bytes:
         ncap=namespace.nsze,
         nuse=0 if lost else used,
         nsfeat=NSFEAT.pack(thinp=int(namespace.sparse), dae=int(known is not None)),
-        flbas=FLBAS.pack(fidxl=namespace.format_index & 0xF, fidxu=namespace.format_index >> 4),
         nmic=_sharing(namespace),
         fpi=_format_progress(ctrl, namespace),
-        nvmcap=0 if lost else namespace.media.nbytes,
+        nvmcap=0 if lost else namespace.medium.nbytes,
         anagrpid=namespace.anagrpid,
         endgid=group_of(ctrl.config),
         nsattr=_protected(namespace),
         nguid=namespace.nguid,
         eui64=namespace.eui64,
-        **_capabilities(),
+        **describe_metadata(namespace, ctrl.config),
+        **_capabilities(ctrl),
     )
 
 
-def _format_index(cmd: Command) -> int:
+def _format_index(ctrl: Controller, cmd: Command) -> int:
     """The user data format that CNS 09h and 0Ah ask about."""
     index: int = IDENTIFY_CDW11["cnssid"].extract(cmd.cdw11)
-    if index >= len(LBA_FORMATS):
+    if index >= len(formats_offered(ctrl.config)):
         raise CommandError(Status.INVALID_FIELD, location=_CNSSID)
     return index
 
 
 def _namespace_format(ctrl: Controller, cmd: Command) -> bytes:
-    _format_index(cmd)
-    return IDENTIFY_NAMESPACE.build(**_capabilities())
+    _format_index(ctrl, cmd)
+    return IDENTIFY_NAMESPACE.build(**_capabilities(ctrl))
 
 
 def _iocs_namespace_format(ctrl: Controller, cmd: Command) -> bytes:
     _check_csi(cmd)
-    _format_index(cmd)
+    _format_index(ctrl, cmd)
     return IDENTIFY_NVM_NAMESPACE.build()
 
 

@@ -25,6 +25,7 @@ from nvme_emu.controller import lasting_parts as parts
 from nvme_emu.controller.allocation import restore_allocation, save_allocation
 from nvme_emu.controller.capacity import Extent, ExtentMedia
 from nvme_emu.controller.holds import Hold, WriteProtection
+from nvme_emu.controller.metadata import restore_metadata, save_metadata
 from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
 from nvme_emu.controller.zones_lasting import restore_zones, save_zones
 from nvme_emu.core.errors import CommandError, MediaError
@@ -108,6 +109,7 @@ SECTIONS: Final[tuple[Part, ...]] = (
 """In the order in which they are restored; the namespaces are there before."""
 
 NAMESPACE_PARTS: Final[tuple[Part, ...]] = (
+    Part("metadata", 1, save_metadata, restore_metadata),
     Part("zones", 1, save_zones, restore_zones, 1024 * _KIB),
     Part("unwritten", 1, save_allocation, restore_allocation, 256 * _KIB),
 )
@@ -169,7 +171,7 @@ def _save_namespace(one: Namespace) -> dict[str, Any]:
     state: dict[str, Any] = {
         "id": one.nsid,
         "name": one.identity,
-        "at": _extents(one.media),
+        "at": _extents(one.medium),
         "format": one.format_index,
         "blocks": one.nsze,
     }

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from nvme_emu._core import NamespaceState
 from nvme_emu.controller.block_set import BlockSet
 from nvme_emu.controller.holds import Hold, WriteProtection
+from nvme_emu.controller.metadata import RowMedia
 from nvme_emu.controller.reservation_state import Reservations
 from nvme_emu.controller.zones import Zones
+from nvme_emu.spec.protection import BlockFormat, PiType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,8 +62,9 @@ class LbaFormat(NamedTuple):
     rp: int = 0
 
 
-LBA_FORMATS = (LbaFormat(9), LbaFormat(12))
-"""The formats that Format NVM and Namespace Management offer, in the order of Identify Namespace."""
+LBA_FORMATS = tuple(LbaFormat(lbads, ms) for ms in (0, 8, 16, 64) for lbads in (9, 12))
+"""The formats that Format NVM and Namespace Management offer, in the order of Identify Namespace. Images name them by
+their index."""
 
 
 class Namespace(NamespaceState):
@@ -75,9 +78,30 @@ class Namespace(NamespaceState):
     """
 
     __slots__ = (
-        "anagrpid", "eui64", "format_index", "formatting", "holds", "identity", "lba_size", "marked", "media", "nbytes",
-        "nguid", "plain", "protection", "reservations", "shared", "sparse", "suspect", "unsaved",
-        "unwritten", "uuid",
+        "anagrpid",
+        "eui64",
+        "extended",
+        "format_index",
+        "formatting",
+        "holds",
+        "identity",
+        "layout",
+        "lba_size",
+        "marked",
+        "media",
+        "medium",
+        "nbytes",
+        "nguid",
+        "plain",
+        "protection",
+        "reservations",
+        "shared",
+        "sparse",
+        "suspect",
+        "unsaved",
+        "unwritten",
+        "uuid",
+        "wire_shift",
         "zones",
     )  # fmt: skip
 
@@ -119,7 +143,10 @@ class Namespace(NamespaceState):
         self.unwritten: BlockSet | None = None
         """Blocks that are deallocated or were never written, where that is known: see `allocation`."""
         self.reservations = Reservations(self)
-        self.media = media
+        self.layout: BlockFormat | None = None
+        """How blocks with metadata are made; None for those without."""
+        self.extended = False
+        """Whether metadata is part of extended LBAs in host memory; else it has a buffer of its own."""
         self.sparse = False
         self.set_media(media)
         # Whether deallocated blocks cost nothing (Identify Namespace NSFEAT, THINP); kept here, as fault
@@ -145,6 +172,8 @@ class Namespace(NamespaceState):
             self.zones.divide(lba_size)
             self.nsze = self.zones.blocks
         self.nbytes = self.nsze << self.lba_shift
+        self.wire_shift = self.lba_shift if self.layout is None else -1
+        """``lba_shift`` where a block is all that moves, which message transports ask; else -1."""
 
     def make_zoned(self, zoned: ZnsConfig) -> None:
         """Divide it into zones, all of them Empty. Raises ValueError where not one fits."""
@@ -159,10 +188,43 @@ class Namespace(NamespaceState):
         """The LBA format that it has."""
         return LBA_FORMATS[self.format_index]
 
-    def set_media(self, media: BlockMedia) -> None:
-        """Use another medium from now on (an overlay, or what is below it)."""
-        self.media = media
+    @property
+    def row_bytes(self) -> int:
+        """What a block takes on the medium."""
+        return self.lba_size if self.layout is None else self.layout.row_bytes
+
+    def set_media(self, medium: BlockMedia) -> None:
+        """Use another medium from now on (an overlay, or what is below it).
+
+        ``medium`` is all of it, ``media`` the data of the blocks: the same unless they have metadata.
+        """
+        self.medium = medium
+        self.media: BlockMedia = medium if self.layout is None else RowMedia(medium, self.layout)
         self._look()
+
+    def set_format(
+        self,
+        index: int,
+        *,
+        pi: PiType = PiType.NONE,
+        first: bool = False,
+        extended: bool = False,
+        blocks: int | None = None,
+    ) -> None:
+        """Take a format, with ``pi`` protection information in the ``first`` or last bytes of its metadata.
+
+        What is on the medium stays, whatever it means then. ``blocks`` are as many as fit by default.
+        """
+        new = LBA_FORMATS[index]
+        self.format_index = index
+        self.layout = BlockFormat(1 << new.lbads, new.ms, pi, first) if new.ms else None
+        self.extended = extended and new.ms > 0
+        self.set_media(self.medium)
+        if new.ms:
+            self.hold(Hold.METADATA)
+        else:
+            self.free(Hold.METADATA)
+        self._divide(1 << new.lbads, blocks)
 
     def hold(self, why: Hold) -> None:
         """Keep the quick gaits away for a reason."""
@@ -180,17 +242,18 @@ class Namespace(NamespaceState):
         array = self.media.array
         self.view = memoryview(array) if self.plain and array is not None else None  # type: ignore[arg-type]
 
-    def reformat(self, index: int) -> None:
-        """Take another LBA format; all blocks are deallocated. Raises OSError of the medium.
+    def reformat(
+        self, index: int, pi: PiType = PiType.NONE, first: bool = False, extended: bool = False
+    ) -> None:
+        """Take another LBA format (`set_format`); all blocks are deallocated. Raises OSError of the medium.
 
         The size in bytes stays as near to what the medium has as blocks of the new size allow.
         """
-        self.media.discard(0, self.media.nbytes)
-        self.media.flush()  # the old blocks must not come back under the new format
-        self.format_index = index
+        self.medium.discard(0, self.medium.nbytes)
+        self.medium.flush()  # the old blocks must not come back under the new format
         if self.zones is not None:
             self.zones.erase()
-        self._divide(1 << LBA_FORMATS[index].lbads, None)
+        self.set_format(index, pi=pi, first=first, extended=extended)
         self.forget_blocks()
 
     def forget_blocks(self) -> None:

@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Any, Final
 from nvme_emu.controller.endurance import group_of
 from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.controller.locations import NSID, PRP1, location
+from nvme_emu.controller.metadata import fits, formats_offered
 from nvme_emu.controller.namespace import LBA_FORMATS, Namespace
 from nvme_emu.controller.zoned_admin import check_enabled, zones_asked_for
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands_admin import ATTACH_CDW10, NS_MANAGEMENT_CDW10, NS_MANAGEMENT_CDW11
-from nvme_emu.spec.identify import CSI_NVM, CSI_ZONED, IDENTIFY_SIZE, NMIC, NS_MANAGEMENT, flbas_index
+from nvme_emu.spec.identify import (
+    CSI_NVM,
+    CSI_ZONED,
+    DPS,
+    FLBAS,
+    IDENTIFY_SIZE,
+    NMIC,
+    NS_MANAGEMENT,
+    flbas_index,
+)
+from nvme_emu.spec.protection import PiType
 from nvme_emu.spec.queues import NSID_BROADCAST
 from nvme_emu.spec.status import Status
 
@@ -61,6 +72,8 @@ def _create(ctrl: Controller, cmd: Command) -> int:
     data = ctrl.receive(cmd, IDENTIFY_SIZE)
     asked = NS_MANAGEMENT.parse(data)
     index = _format_of(ctrl, asked)
+    if csi == CSI_ZONED and LBA_FORMATS[index].ms:
+        raise CommandError(Status.INVALID_FORMAT, location=PRP1)
     if asked.nsze < asked.ncap or not asked.nsze:
         raise CommandError(Status.INVALID_FIELD, location=PRP1)
     if asked.nsze > asked.ncap:
@@ -71,12 +84,17 @@ def _create(ctrl: Controller, cmd: Command) -> int:
     if nsid is None:
         raise CommandError(Status.NS_ID_UNAVAILABLE)
     lba_size = 1 << LBA_FORMATS[index].lbads
-    media = subsystem.capacity.take(asked.nsze * lba_size)
+    media = subsystem.capacity.take(asked.nsze * (lba_size + LBA_FORMATS[index].ms))
     if media is None:
         raise CommandError(Status.NS_INSUFFICIENT_CAP, location=PRP1)
     try:
         shared = bool(NMIC["shrns"].extract(asked.nmic))
         namespace = subsystem.create(nsid, media, lba_size, asked.nsze, shared, asked.anagrpid, zoned)
+        dps = DPS.unpack(asked.dps)
+        extended = bool(FLBAS["mcdb"].extract(asked.flbas))
+        namespace.set_format(
+            index, pi=PiType(dps.pit), first=bool(dps.pip), extended=extended, blocks=asked.nsze
+        )
     except OSError as error:
         subsystem.capacity.give(media)
         ctrl.counters.media_errors += 1
@@ -88,9 +106,9 @@ def _create(ctrl: Controller, cmd: Command) -> int:
 def _format_of(ctrl: Controller, asked: Any) -> int:
     """The LBA format that is asked for. Raises CommandError for what this controller does not have."""
     index = flbas_index(asked.flbas)
-    if index >= len(LBA_FORMATS):
-        raise CommandError(Status.INVALID_FORMAT, location=PRP1)
-    if asked.dps:
+    formats, extended = formats_offered(ctrl.config), bool(FLBAS["mcdb"].extract(asked.flbas))
+    pi, wrong = DPS["pit"].extract(asked.dps), asked.dps & DPS.reserved_mask
+    if index >= len(formats) or wrong or not fits(ctrl.config, formats[index].ms, pi, extended):
         raise CommandError(Status.INVALID_FORMAT, location=PRP1)
     if asked.anagrpid > ctrl.config.ana_groups:
         status = Status.ANA_GROUP_ID_INVALID if ctrl.config.ana_groups else Status.INVALID_FIELD

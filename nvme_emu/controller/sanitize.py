@@ -169,7 +169,7 @@ class Sanitizer:
 
     def _erase(self, namespace: Namespace, how: Any) -> None:
         """All of a namespace's medium: deallocated, or with NDAS filled with what the operation leaves."""
-        media = namespace.media
+        media = namespace.medium
         namespace.forget_blocks()
         if how.ndas and namespace.unwritten is not None:
             namespace.unwritten.clear()

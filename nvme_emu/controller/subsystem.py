@@ -83,7 +83,7 @@ class NvmSubsystem:
             raise ValueError(f"nsid {max(self.namespaces)} is above namespaces_max={config.namespaces_max}")
         self.capacity = Capacity(spare)
         for namespace in namespaces:
-            self.capacity.add(namespace.media)
+            self.capacity.add(namespace.medium)
         self.saved_features: MutableMapping[tuple[int, int, int], int] = {} if saved is None else saved
         self.attached_by_default = set(self.namespaces)
         """What a controller that is made has attached."""
@@ -118,7 +118,7 @@ class NvmSubsystem:
         if len(self.namespaces) != 1:
             return
         (namespace,) = self.namespaces.values()
-        media = namespace.media
+        media = namespace.medium
         if isinstance(media, KeepsState):
             self._store = media
             contents = media.load_state()
@@ -285,7 +285,7 @@ class NvmSubsystem:
                 self._detach(ctrl, nsid)
             ctrl.features.forget_namespace(nsid)
         self.directives.namespace_gone(nsid)
-        self.capacity.give(namespace.media)
+        self.capacity.give(namespace.medium)
         self.allocation_changed(nsid)
 
     def attach(self, ctrl: Controller, nsid: int) -> None:

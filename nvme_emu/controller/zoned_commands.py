@@ -17,6 +17,7 @@ from nvme_emu.controller.latency import Op
 from nvme_emu.controller.locations import location
 from nvme_emu.controller.nvm import NVM_HANDLERS
 from nvme_emu.controller.nvm_access import Access, active_namespace, extent, fail_medium, written
+from nvme_emu.controller.nvm_metadata import METADATA_HANDLERS
 from nvme_emu.controller.zone_states import ZoneAction
 from nvme_emu.controller.zones import Zone, Zones
 from nvme_emu.core.errors import CommandError
@@ -269,7 +270,7 @@ def io_handlers(ctrl: Controller, cmd: Command) -> dict[int, Handler]:
     """What a command of an I/O queue is looked up in. Raises CommandError for a command set that is not enabled."""
     namespace = ctrl.namespaces.get(cmd.nsid)
     if namespace is None or namespace.zones is None:
-        return NVM_HANDLERS
+        return NVM_HANDLERS if namespace is None or namespace.layout is None else METADATA_HANDLERS
     if CC["css"].extract(ctrl.registers.cc) != CC_CSS_IOCS:
         raise CommandError(Status.IOCS_NOT_ENABLED, location=_NSID)
     return ZONED_HANDLERS

@@ -22,7 +22,7 @@ from nvme_emu.driver.cmb import CmbMemory, cmb_depth, map_cmb
 from nvme_emu.driver.config import DriverConfig
 from nvme_emu.driver.dbbuf import DoorbellBuffers
 from nvme_emu.driver.handoff import InlinePumpPath, PollingPumpPath
-from nvme_emu.driver.namespace import Namespace
+from nvme_emu.driver.namespace import Namespace, has_metadata
 from nvme_emu.driver.pump import PerRequestPath, PumpPath
 from nvme_emu.driver.queue_pair import PAGE_SIZE, QueueContext, QueuePair
 from nvme_emu.driver.recovery import Recovery
@@ -49,6 +49,7 @@ from nvme_emu.spec.registers import (
 
 if TYPE_CHECKING:
     from kworker import KthreadWorker, Runtime
+    from nvme_emu.core.memory import HostMemory
     from nvme_emu.core.ports import DevicePort
 
 __all__ = ["NvmeDriver"]
@@ -119,6 +120,11 @@ class NvmeDriver:
         if self._admin is None:
             raise NvmeError(errno.ENODEV, "the controller has not been probed")
         return self._admin
+
+    @property
+    def memory(self) -> HostMemory:
+        """What the controller reaches."""
+        return self._port.memory
 
     @property
     def admin_queue(self) -> AdminQueue | None:
@@ -365,15 +371,21 @@ class NvmeDriver:
             from nvme_emu.driver.zoned import ZonedNamespace, zoned_namespaces
 
             zoned = zoned_namespaces(self)
-        for nsid, one in list(self.namespaces.items()):
-            if nsid not in active or one.zoned != (nsid in zoned):
-                del self.namespaces[nsid]
+        for nsid in set(self.namespaces) - set(active):
+            del self.namespaces[nsid]
         for nsid in active:
             identify = self.admin.identify(Cns.NAMESPACE, nsid=nsid)
-            if nsid in self.namespaces:
+            kind = Namespace
+            if nsid in zoned:
+                kind = ZonedNamespace
+            elif has_metadata(identify):
+                from nvme_emu.driver.integrity import MetadataNamespace
+
+                kind = MetadataNamespace
+            if type(self.namespaces.get(nsid)) is kind:
                 self.namespaces[nsid].update(identify)
             else:
-                self.namespaces[nsid] = (ZonedNamespace if nsid in zoned else Namespace)(self, nsid, identify)
+                self.namespaces[nsid] = kind(self, nsid, identify)
 
     # Callers ----------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nvme_emu.driver.device import NvmeDriver
     from nvme_emu.spec.ana import AnaState
 
-__all__ = ["Buffer", "Namespace"]
+__all__ = ["Buffer", "Namespace", "has_metadata"]
 
 Buffer = bytes | bytearray | memoryview | np.ndarray
 Callback = Callable[[Request], object]
@@ -30,6 +30,16 @@ Callback = Callable[[Request], object]
 NLB_MAX = 65_536
 
 READ, WRITE, COMPARE = int(NvmOpcode.READ), int(NvmOpcode.WRITE), int(NvmOpcode.COMPARE)
+
+
+def has_metadata(identify: np.ndarray) -> bool:
+    """Whether the blocks of a namespace have metadata, by its Identify data."""
+    from nvme_emu.spec.identify import IDENTIFY_NAMESPACE, LBA_FORMAT, flbas_index
+
+    data = identify.tobytes()
+    at = flbas_index(data[IDENTIFY_NAMESPACE.offset_of("flbas")]) * LBA_FORMAT.size
+    start = IDENTIFY_NAMESPACE.offset_of("lbaf") + at + LBA_FORMAT.offset_of("ms")
+    return any(data[start : start + 2])
 
 
 class Namespace:

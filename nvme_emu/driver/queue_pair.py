@@ -152,6 +152,7 @@ class QueuePair(PairEnds):
         self.inflight[tag] = rq
         self.outstanding += 1
         nbytes = rq.nbytes
+        mptr = 0
         if not nbytes:
             prp1 = prp2 = 0
         elif rq.iova is None:
@@ -161,6 +162,7 @@ class QueuePair(PairEnds):
             prp2 = 0 if nbytes <= PAGE_SIZE else self._second(tag, prp1, nbytes)
         else:
             prp1, prp2 = self._build_lists(tag, rq.iova, nbytes)
+            mptr = rq.mptr
         tail = self.tail
         SQE_WIDE.pack_into(
             self.sq_view,
@@ -170,7 +172,7 @@ class QueuePair(PairEnds):
             cid,
             rq.nsid,
             0,
-            0,
+            mptr,
             prp1,
             prp2,
             rq.slba,

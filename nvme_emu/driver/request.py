@@ -38,6 +38,8 @@ class Request(RequestState):
 
     __slots__ = ()
     array: np.ndarray | None
+    mptr: int = 0
+    """Where the controller finds the metadata of a request that has mapped its data itself (``iova``)."""
 
     # The outcome ------------------------------------------------------------------------------------
 

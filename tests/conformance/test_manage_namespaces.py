@@ -77,7 +77,7 @@ def test_format_erases_and_changes_the_block_size(host: NvmeHost, ses: int) -> N
 @pytest.mark.parametrize(
     ("nsid", "cdw10", "status"),
     [
-        (1, {"lbafl": 2}, Status.INVALID_FORMAT),
+        (1, {"lbafl": 8}, Status.INVALID_FORMAT),
         (1, {"lbafu": 3}, Status.INVALID_FORMAT),
         (1, {"ses": 3}, Status.INVALID_FIELD),
         (2, {}, Status.INVALID_FIELD),
@@ -174,7 +174,7 @@ def test_namespace_over_the_space_of_two_others_holds_its_data(host2: NvmeHost) 
         ({"blocks": 0}, Status.INVALID_FIELD),
         ({"blocks": 8, "ncap": 4}, Status.THIN_PROV_NOT_SUPP),
         ({"blocks": 8, "ncap": 9}, Status.INVALID_FIELD),
-        ({"blocks": 8, "flbas": 2}, Status.INVALID_FORMAT),
+        ({"blocks": 8, "flbas": 8}, Status.INVALID_FORMAT),
         ({"blocks": 8, "dps": 1}, Status.INVALID_FORMAT),
         ({"blocks": 8, "endgid": 2}, Status.INVALID_FIELD),
     ],
@@ -219,11 +219,11 @@ def test_identify_lists_controllers_and_formats(host: NvmeHost) -> None:
     controllers = CONTROLLER_LIST.parse(host.identify(Cns.CONTROLLER_LIST).data)
     assert cntlid in controllers.cntid[: controllers.numid]
     common = IDENTIFY_NAMESPACE.parse(host.identify(Cns.NAMESPACE, BROADCAST).data)
-    assert (common.nsze, common.nlbaf_z, common.lbaf[1].lbads) == (0, 1, 12)
+    assert (common.nsze, common.nlbaf_z, common.lbaf[1].lbads) == (0, 7, 12)
     assert host.identify(Cns.IOCS_NAMESPACE, BROADCAST).status == 0
     assert IDENTIFY_NAMESPACE.parse(host.identify(Cns.NAMESPACE_FORMAT, cnssid=1).data).lbaf[1].lbads == 12
     assert host.identify(Cns.IOCS_NAMESPACE_FORMAT, cnssid=1).status == 0
-    assert host.identify(Cns.NAMESPACE_FORMAT, cnssid=2).status == Status.INVALID_FIELD
+    assert host.identify(Cns.NAMESPACE_FORMAT, cnssid=8).status == Status.INVALID_FIELD
     found = IDENTIFY_INDEPENDENT_NAMESPACE.parse(host.identify(Cns.INDEPENDENT_ALLOCATED_NAMESPACE, 1).data)
     assert (found.nstat, found.fpi) == (1, 0x80)
 

@@ -111,8 +111,8 @@ class Device:
         if kept_ppm:
             keeps = lambda: stream.randrange(_MILLION) < kept_ppm  # noqa: E731  # a def would hide the draw
         for namespace in ctrl.namespaces.values():
-            if isinstance(namespace.media, VolatileCache):
-                namespace.media.lose(keeps)
+            if isinstance(namespace.medium, VolatileCache):
+                namespace.medium.lose(keeps)
         self._reset(nssro=False)
         self.off = True
         if back_ns == 0:
@@ -134,9 +134,9 @@ class Device:
         """Put a volatile cache over each medium while a rule may take the power away, and none otherwise."""
         needed = any(_CACHED & set(rule.rule.kinds) for rule in rules)
         for namespace in self._ctrl.namespaces.values():
-            media = namespace.media
+            media = namespace.medium
             if needed and not isinstance(media, VolatileCache):
                 atomic = self._ctrl.config.awupf_z + 1
-                namespace.set_media(VolatileCache(media, namespace.lba_size, atomic_blocks=atomic))
+                namespace.set_media(VolatileCache(media, namespace.row_bytes, atomic_blocks=atomic))
             elif not needed and isinstance(media, VolatileCache):
                 namespace.set_media(media.medium)

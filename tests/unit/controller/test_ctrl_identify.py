@@ -197,11 +197,12 @@ def test_identify_namespace_has_the_size_and_the_names(cns: int, lba_size: int, 
 
     namespace = one.ctrl.namespaces[2]
     assert data.nsze == data.ncap == data.nuse == (1 << 19) // lba_size
-    assert data.nlbaf_z == 1
-    assert [(one.lbads, one.ms) for one in data.lbaf[:3]] == [(9, 0), (12, 0), (0, 0)]
+    assert data.nlbaf_z == 7
+    assert [(one.lbads, one.ms) for one in data.lbaf[:4]] == [(9, 0), (12, 0), (9, 8), (12, 8)]
+    assert [(one.lbads, one.ms) for one in data.lbaf[6:9]] == [(9, 64), (12, 64), (0, 0)]
     assert (data.lbaf[data.flbas].lbads, data.fpi) == (lbads, 0x80)
     assert (data.nguid, data.eui64, data.nvmcap) == (namespace.nguid, namespace.eui64, 1 << 19)
-    assert (data.mc, data.dpc, data.dps, data.nmic, data.rescap) == (0, 0, 0, 0, 0xFF)
+    assert (data.mc, data.dpc, data.dps, data.nmic, data.rescap) == (3, 0x1F, 0, 0, 0xFF)
 
 
 def test_identify_namespace_on_sparse_media_tells_what_is_used() -> None:
