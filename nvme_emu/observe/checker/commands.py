@@ -49,32 +49,30 @@ _DATALESS_ADMIN: Final = frozenset({
 _DATALESS_IO: Final = frozenset({
     NvmOpcode.FLUSH, NvmOpcode.WRITE_ZEROES, NvmOpcode.VERIFY, NvmOpcode.WRITE_UNCORRECTABLE,
 })  # fmt: skip
-_RESERVATIONS: Final[dict[int, dict[str, BitLayout]]] = {
+# Layouts of I/O commands; a dword that is one field as a whole is None.
+_MORE: Final[dict[int, dict[str, BitLayout | None]]] = {
     NvmOpcode.RESERVATION_REGISTER: {"cdw10": RESERVATION_REGISTER_CDW10},
     NvmOpcode.RESERVATION_ACQUIRE: {"cdw10": RESERVATION_ACQUIRE_CDW10},
     NvmOpcode.RESERVATION_RELEASE: {"cdw10": RESERVATION_RELEASE_CDW10},
+    NvmOpcode.RESERVATION_REPORT: {"cdw10": None, "cdw11": RESERVATION_REPORT_CDW11},
 }
-_REPORT_CDW10: Final = 0  # NUMD is the whole dword
 
 
 def _reserved_bits(opcode: int, admin: bool) -> tuple[int, ...] | None:
     """For each of CDW10 to CDW15 the bits that must be 0; None for an opcode whose dwords are not known."""
     masks = dict.fromkeys(range(10, 16), _DWORD)
     layout = command_layout(opcode, admin)
-    dwords: Mapping[str, BitLayout]
-    if layout is not None:
+    dwords: Mapping[str, BitLayout | None]
+    if not admin and opcode in _MORE:
+        dwords = _MORE[opcode]
+    elif layout is not None:
         dwords = layout.cdw
-    elif not admin and opcode in _RESERVATIONS:
-        dwords = _RESERVATIONS[opcode]
-    elif not admin and opcode == NvmOpcode.RESERVATION_REPORT:
-        dwords = {"cdw11": RESERVATION_REPORT_CDW11}
-        masks[10] = _REPORT_CDW10
     else:
         return None
     for key, bits in dwords.items():
         first, _, last = key.removeprefix("cdw").partition("_")
-        masks[int(first)] = bits.reserved_mask & _DWORD
-        if last:
+        masks[int(first)] = 0 if bits is None else bits.reserved_mask & _DWORD
+        if last and bits is not None:
             masks[int(last)] = bits.reserved_mask >> 32
     return tuple(masks.values())
 
@@ -160,15 +158,16 @@ class Commands:
         if entry.flags & SQE_FLAGS_RESERVED:
             self.wrong("flags-reserved", f"flags {entry.flags:#04x}", flags=entry.flags)
         self._io.fuse(qid, entry)
-        handlers: Any = self._ctrl.admin_handlers
-        if qid:
-            namespace = self._ctrl.namespaces.get(entry.nsid)
-            handlers = NVM_HANDLERS if namespace is None or namespace.zones is None else ZONED_HANDLERS
+        handlers: Any = self._io_handlers(entry) if qid else self._ctrl.admin_handlers
         if entry.opcode not in handlers:
             self.wrong("opcode-unsupported", opcode_name(entry.opcode, not qid), opcode=entry.opcode)
             return None
         self._check_reserved()
         return self._io.judge(entry) if qid else self._admin.judge(entry)
+
+    def _io_handlers(self, entry: Sqe) -> Any:
+        namespace = self._ctrl.namespaces.get(entry.nsid)
+        return NVM_HANDLERS if namespace is None or namespace.zones is None else ZONED_HANDLERS
 
     def judge_data(self, data: Callable[[], bytes | None]) -> None:
         """Judge what the host sends along with the command that was judged last; `data` gives it, if it can."""

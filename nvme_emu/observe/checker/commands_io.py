@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.holds import Hold
 from nvme_emu.controller.nvm_copy import COPY_BLOCKS_MAX, COPY_FORMATS, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX
+from nvme_emu.observe.checker.commands_zns import ZoneRules
 from nvme_emu.spec.commands import COPY_CDW12, DSM_NR_MASK, DSM_RANGE, DSM_RANGE_SIZE, RW_NLB_MASK, join64
 from nvme_emu.spec.opcodes import NvmOpcode, opcode_name
 from nvme_emu.spec.queues import FUSE_MASK, NSID_BROADCAST, Sqe
@@ -16,7 +17,6 @@ from nvme_emu.spec.reservations import (
     RESERVATION_RELEASE_CDW10,
     ReservationType,
 )
-from nvme_emu.spec.zns import ZONE_SEND_CDW13, ZoneSendAction
 
 if TYPE_CHECKING:
     from nvme_emu.controller.namespace import Namespace
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["IoRules"]
 
 _OP = NvmOpcode
-_RW: Final = frozenset({_OP.READ, _OP.WRITE, _OP.COMPARE, _OP.ZONE_APPEND})
+_RW: Final = frozenset({_OP.READ, _OP.WRITE, _OP.COMPARE})
 _BLOCKS: Final = _RW | {_OP.WRITE_ZEROES, _OP.VERIFY, _OP.WRITE_UNCORRECTABLE}
 # What commands that move nothing may cover: the field of the configuration, its name.
 _LIMITS: Final = {
@@ -59,6 +59,7 @@ class IoRules:
         self._wrong = commands.wrong
         self._checker = checker
         self._ctrl = checker.controller
+        self._zones = ZoneRules(commands, checker)
         self._halves: dict[int, Sqe] = {}
         """By queue: the first of a fused pair, whose second has to come next."""
 
@@ -105,6 +106,10 @@ class IoRules:
         for hold in (Hold.FORMAT, Hold.SANITIZE):
             if hold in namespace.holds and entry.opcode != _OP.FLUSH:
                 self._wrong("namespace-busy", f"namespace {entry.nsid} is {hold.value}", nsid=entry.nsid)
+        zoned = self._zones.judge(entry, namespace)
+        if zoned is not None:
+            self._checker.commands.check_mdts(zoned)
+            return zoned
         if entry.opcode in _BLOCKS:
             return self._covers(entry, namespace)
         if entry.opcode == _OP.DATASET_MANAGEMENT:
@@ -114,12 +119,6 @@ class IoRules:
             return count * DSM_RANGE_SIZE
         if entry.opcode == _OP.COPY:
             return self._copies(entry)
-        if entry.opcode == _OP.ZONE_MANAGEMENT_RECEIVE:
-            self._checker.commands.check_mdts(4 * (entry.cdw12 + 1))
-            return 4 * (entry.cdw12 + 1)
-        if entry.opcode == _OP.ZONE_MANAGEMENT_SEND and namespace.zones is not None:
-            extends = ZONE_SEND_CDW13["zsa"].extract(entry.cdw13) == ZoneSendAction.SET_EXTENSION
-            return namespace.zones.config.zdes if extends else 0
         if entry.opcode in _RESERVATIONS:
             return self._reserves(entry, namespace)
         return 0 if entry.opcode == _OP.FLUSH else None

@@ -63,6 +63,7 @@ _SQE, _CQE_PHASE, _PRP = "Base 2.1 §4.1.1", "Base 2.1 §4.2.4", "Base 2.1 §4.3
 _ABORT, _SET_FEATURES, _IDENTIFY = "Base 2.1 §5.1.1", "Base 2.1 §5.1.25", "Base 2.1 §5.1.13"
 
 _FUSED, _COPY, _FORMAT = "Base 2.1 §3.4.2", "NVM 1.1 §3.3.2", "Base 2.1 §5.1.10"
+_ZONES = "ZNS 1.2 §2.1.1"
 _CONNECT, _SGL = "Base 2.1 §6.3", "Base 2.1 §4.3.2"
 
 # id, mode, severity, clause, title; E and W are the severities.
@@ -183,6 +184,13 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
         ("host-identifier", "any", _E, "Base 2.1 §8.1.22", "a reservation command before the Host Identifier was set"),
         ("not-registered", "any", _W, "Base 2.1 §8.1.22",
          "a reservation acquired or released by a host that is not registered"),
+        ("zone-write", "pcie", _E, _ZONES,
+         "a zone written off its write pointer or beyond its capacity, or one that is full, read-only or offline"),
+        ("zone-read", "pcie", _E, _ZONES, "a read across zones where the namespace has none, or from an offline zone"),
+        ("zone-resources", "pcie", _E, _ZONES, "more zones open or active than MOR and MAR allow"),
+        ("zone-start", "pcie", _E, _ZONES, "a zone named by another block than its first"),
+        ("zone-transition", "pcie", _E, _ZONES, "an action that a zone's state does not allow"),
+        ("zone-append-limit", "pcie", _E, "ZNS 1.2 §3.4.1", "more appended by a command than ZASL allows"),
         ("dsm-range", "any", _E, "NVM 1.1 §3.3.3",
          "a Dataset Management range behind the end of the namespace"),
         ("abort-nothing", "trapped", _W, _ABORT, "an Abort of a command that is not outstanding"),

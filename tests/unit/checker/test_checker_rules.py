@@ -10,6 +10,7 @@ import cases_fabrics
 import cases_management
 import cases_queues
 import cases_registers
+import cases_zones
 import pytest
 from checkedhost import CheckedHost
 
@@ -17,12 +18,13 @@ from nvme_emu.observe.checker import RULES
 
 Case = Callable[[CheckedHost], None]
 ALL: dict[str, tuple[list[Case], Case]] = {
-    **cases_registers.CASES, **cases_queues.CASES, **cases_commands.CASES, **cases_management.CASES
+    **cases_registers.CASES, **cases_queues.CASES, **cases_commands.CASES, **cases_management.CASES,
+    **cases_zones.CASES,
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     **cases_registers.OPTIONS, **cases_queues.OPTIONS, **cases_commands.OPTIONS, **cases_management.OPTIONS
 }  # fmt: skip
-for _rule, _cases in cases_management.MORE.items():
+for _rule, _cases in (*cases_management.MORE.items(), *cases_zones.MORE.items()):
     ALL[_rule][0].extend(_cases)
 BAD = [pytest.param(rule, bad, id=f"{rule}-{bad.__name__}") for rule, (bads, _) in ALL.items() for bad in bads]
 GOOD = [pytest.param(rule, good, id=f"{rule}-{good.__name__}") for rule, (_, good) in ALL.items()]
