@@ -267,10 +267,10 @@ ZONED_HANDLERS: dict[int, Handler] = {
 
 
 def io_handlers(ctrl: Controller, cmd: Command) -> dict[int, Handler]:
-    """What a command of an I/O queue is looked up in. Raises CommandError for a command set that is not enabled."""
+    """What a command of an I/O queue is looked up in. Raises CommandError for a command set that CC.CSS leaves out."""
     namespace = ctrl.namespaces.get(cmd.nsid)
     if namespace is None or namespace.zones is None:
         return NVM_HANDLERS if namespace is None or namespace.layout is None else METADATA_HANDLERS
     if CC["css"].extract(ctrl.registers.cc) != CC_CSS_IOCS:
-        raise CommandError(Status.IOCS_NOT_ENABLED, location=_NSID)
+        raise CommandError(Status.INVALID_NS, location=_NSID)
     return ZONED_HANDLERS

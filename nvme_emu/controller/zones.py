@@ -107,7 +107,7 @@ class Zones:
         """Raises CommandError where a zone of these blocks is Read Only or Offline (deallocating)."""
         for zone in self.zones[slba // self.size : (slba + blocks - 1) // self.size + 1]:
             if zone.state in (ZoneState.READ_ONLY, ZoneState.OFFLINE):
-                raise CommandError(REFUSALS[zone.state])
+                raise CommandError(Status.READ_ONLY)
 
     def check_write(self, slba: int, blocks: int) -> Zone:
         """The zone in which these blocks can be written now. Raises CommandError."""

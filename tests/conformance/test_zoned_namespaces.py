@@ -380,7 +380,7 @@ def test_broken_zones_refuse_and_are_told_of(breakable: NvmeHost) -> None:
     assert read(host, ZSZE).status == Status.ZONE_OFFLINE
     assert (write(host, 4), write(host, ZSZE + 4)) == (Status.ZONE_READ_ONLY, Status.ZONE_OFFLINE)
     data = struct.pack("<IIQ", 0, 4, 0)
-    assert host.io(NvmOpcode.DATASET_MANAGEMENT, cdw11=4, data=data).status == Status.ZONE_READ_ONLY
+    assert host.io(NvmOpcode.DATASET_MANAGEMENT, cdw11=4, data=data).status == Status.READ_ONLY
     for action in (A.OPEN, A.CLOSE, A.FINISH, A.RESET):
         assert send(host, action, 0) == send(host, action, ZSZE) == Status.ZONE_INVALID_TRANSITION
     assert send(host, A.RESET, every=True) == 0

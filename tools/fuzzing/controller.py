@@ -16,6 +16,7 @@ import numpy as np
 from fuzzing.source import Source
 from fuzzing.statuses import is_allowed
 from nvme_emu.controller import Controller, ControllerConfig, Namespace
+from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import TraceHub, as_record
 from nvme_emu.media.ram import RamMedia
@@ -64,8 +65,12 @@ _LIKELY_NVM = [
         NvmOpcode.COMPARE, NvmOpcode.WRITE_ZEROES, NvmOpcode.DATASET_MANAGEMENT, NvmOpcode.FLUSH, NvmOpcode.VERIFY,
         NvmOpcode.COPY, NvmOpcode.WRITE_UNCORRECTABLE, NvmOpcode.RESERVATION_REGISTER,
         NvmOpcode.RESERVATION_ACQUIRE, NvmOpcode.RESERVATION_RELEASE, NvmOpcode.RESERVATION_REPORT,
+        NvmOpcode.ZONE_APPEND, NvmOpcode.ZONE_MANAGEMENT_SEND, NvmOpcode.ZONE_MANAGEMENT_RECEIVE,
     )
 ]  # fmt: skip
+_ZONE_OPCODES = (NvmOpcode.ZONE_APPEND, NvmOpcode.ZONE_MANAGEMENT_SEND, NvmOpcode.ZONE_MANAGEMENT_RECEIVE)
+ZONE_BLOCKS = 16
+_ZONES = ZnsConfig(zone_size=ZONE_BLOCKS * 4096, zone_capacity=12 * 4096, max_open=2, max_active=3, zdes=64)
 _LIKELY_LOGS = [int(lid) for lid in Lid]
 _CNS = [*range(9), *range(0x10, 0x20)]
 _REGISTERS = [int(reg) for reg in Reg]
@@ -83,6 +88,9 @@ class _Times:
 
     def reset(self) -> None:
         """Nothing is kept."""
+
+    def pace(self, pct: int) -> None:
+        """It is as fast in every power state."""
 
     def submit(self, op: str, offset: int, nbytes: int, now_ns: int, fua: bool = False) -> int:
         """When it is done."""
@@ -119,7 +127,7 @@ class _Host:
         timed = source.one_in(2)
         config = ControllerConfig(
             ready_ns=500 * timed, reset_ns=300 * timed, shutdown_ns=700 * timed, io_queues_max=4, mdts=3, vectors=5,
-            seed=source.bits(16),
+            seed=source.bits(16), zns=_ZONES if source.one_in(3) else None,
         )  # fmt: skip
         trace = TraceHub()
         if source.one_in(2):
@@ -129,7 +137,7 @@ class _Host:
         self.ctrl = Controller(
             config,
             memory=self.memory,
-            namespaces=[Namespace(1, self.media[0], 512), Namespace(2, self.media[1], 4096)],
+            namespaces=[Namespace(1, self.media[0], 512), Namespace(2, self.media[1], 4096, zoned=config.zns)],
             latency=times,
             trace=trace,
             strict=True,
@@ -212,6 +220,11 @@ class _Host:
             upper = source.bits(16) << 16 if source.one_in(4) else 0
             nlb_z = source.below(8) if source.below(3) else source.below(40)
             return [slba & 0xFFFF_FFFF, slba >> 32, nlb_z | upper]
+        if qid and opcode in _ZONE_OPCODES:
+            slba = ZONE_BLOCKS * source.below(9) if source.below(4) else source.number(64)
+            small = source.below(8) if source.below(3) else source.number(32)
+            how = source.pick([1, 2, 3, 4, 5, 0x10, 0x104, 0x100]) if source.below(4) else source.number(32)
+            return [slba & 0xFFFF_FFFF, slba >> 32, small if opcode == NvmOpcode.ZONE_APPEND else 255, how]
         if not qid and opcode in (AdminOpcode.SET_FEATURES, AdminOpcode.GET_FEATURES):
             save = source.pick([1 << 31, 1 << 8, 2 << 8, 3 << 8, 1 << 10]) if source.one_in(4) else 0
             return [int(source.pick(list(Fid))) | save, source.number(32) if source.below(3) else source.below(1024)]

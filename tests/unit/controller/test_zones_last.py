@@ -184,4 +184,4 @@ def test_without_the_command_sets_enabled_zones_are_out_of_reach() -> None:
     with pytest.raises(CommandError) as refused:
         io_handlers(one.ctrl, Asked())  # type: ignore[arg-type]  # only the namespace is looked at
 
-    assert refused.value.status == Status.IOCS_NOT_ENABLED
+    assert refused.value.status == Status.INVALID_NS
