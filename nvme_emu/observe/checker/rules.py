@@ -51,7 +51,7 @@ class Rule:
 
 
 _CC, _CSTS = "Base 2.1 §3.1.4.5", "Base 2.1 §3.1.4.6"
-_PROPERTIES, _INIT, _SHUTDOWN, _RESET = "Base 2.1 §3.1.4", "Base 2.1 §3.5.1", "Base 2.1 §3.6.1", "Base 2.1 §3.7.2"
+_PROPERTIES, _INIT, _SHUTDOWN = "Base 2.1 §3.1.4", "Base 2.1 §3.5", "Base 2.1 §3.6"
 _ADMIN_QUEUE = "Base 2.1 §3.1.4.8 to §3.1.4.10"
 _DOORBELL = "PCIe Transport 1.1 §3.1.2"
 _QUEUES = "Base 2.1 §3.3.1"
@@ -215,14 +215,14 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
         ("connect-parameter", "tcp", _E, _CONNECT, "Connect with a queue, size, controller or format that cannot be"),
         ("connect-not-ready", "tcp", _E, _CONNECT,
          "an I/O queue connected before the controller was enabled and CSTS.RDY seen to be 1"),
-        ("command-not-ready", "tcp", _E, _INIT, "a command while the controller is disabled or not ready"),
-        ("command-shut-down", "tcp", _E, _SHUTDOWN, "a command submitted after CC.SHN was set"),
+        ("command-not-ready", "tcp", _E, "Base 2.1 §3.5.2", "a command while the controller is disabled or not ready"),
+        ("command-shut-down", "tcp", _E, "Base 2.1 §3.6.2", "a command submitted after CC.SHN was set"),
         ("authentication-first", "tcp", _E, "Base 2.1 §8.3.4",
          "a command before the authentication that Connect asked for"),
         ("fabrics-queue", "tcp", _E, "Base 2.1 §6", "a Fabrics command on a queue of the wrong kind"),
         ("property-unknown", "tcp", _E, "Base 2.1 §6.5, §6.6",
          "a property of another offset or size than there is, or a read-only one set"),
-        ("queue-full", "tcp", _E, _QUEUES, "more commands outstanding than the queue has entries"),
+        ("queue-full", "tcp", _E, "Base 2.1 §3.3.2", "more commands outstanding than the queue has entries"),
         ("sgl-missing", "tcp", _E, "Base 2.1 §4.1.1", "a command over fabrics with PRPs"),
         ("capsule-offset", "tcp", _E, _SGL, "an SGL that reaches out of the capsule's data"),
         ("pdu-invalid", "tcp", _E, "TCP 1.1 §3.6", "a PDU for which the controller has to end the connection"),
