@@ -30,6 +30,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from rawhost import RawQueue
 
+from nvme_emu.controller.block_set import BlockSet
+from nvme_emu.controller.holds import WriteProtection
 from nvme_emu.spec.commands import (
     ABORT_CDW10,
     CREATE_CQ_CDW11,
@@ -63,6 +65,11 @@ WITHOUT_DATA = [NvmOpcode.VERIFY, NvmOpcode.FLUSH]
 READ_ONLY = {Reg.CAP, Reg.VS, Reg.CRTO}
 
 
+def lbas_of(blocks: BlockSet) -> set[int]:
+    """Its blocks."""
+    return {lba for start, count in blocks.ranges() for lba in range(start, start + count)}
+
+
 class ControllerMachine(RuleBasedStateMachine):
     """One controller, one host."""
 
@@ -71,10 +78,15 @@ class ControllerMachine(RuleBasedStateMachine):
         self.model = Model()
         self.host = ModelHost(Device(*times_ns) if times_ns else None)
         self.cap = self.host.raw.read(Reg.CAP, 8)
+        self.steps = 0
         self.enable(0, 6, 64, 2)
 
     def ready(self) -> bool:
         return self.model.ready and not self.model.shut
+
+    def may_end(self) -> bool:
+        """Whether the host has done enough to be reset again."""
+        return self.steps > 10
 
     def has_queue(self) -> bool:
         return self.ready() and bool(self.model.sqs)
@@ -110,7 +122,7 @@ class ControllerMachine(RuleBasedStateMachine):
             self.create_cq(qid, 16, 0, 1)
             self.create_sq(qid, 1, 5 * qid, 0)
 
-    @precondition(lambda self: self.model.ready)
+    @precondition(lambda self: self.model.ready and self.may_end())
     @rule(late=st.booleans(), commands=st.integers(0, 3))
     def reset(self, late: bool, commands: int) -> None:
         """Also with commands in flight, which then never end."""
@@ -129,8 +141,9 @@ class ControllerMachine(RuleBasedStateMachine):
         self.host.raw.step()
         self.host.forget()
         self.model.reset()
+        self.steps = 0
 
-    @precondition(lambda self: self.ready())
+    @precondition(lambda self: self.ready() and self.may_end())
     @rule(how=st.sampled_from([1, 2]))
     def shut_down(self, how: int) -> None:
         cc = CC.replace(self.host.raw.read(Reg.CC), shn=how)
@@ -144,6 +157,7 @@ class ControllerMachine(RuleBasedStateMachine):
     def after_shut_down(self) -> None:
         self.disable()
 
+    @precondition(lambda self: self.may_end())
     @rule()
     def subsystem_reset(self) -> None:
         self.host.raw.write(Reg.NSSR, NSSR_MAGIC)
@@ -152,6 +166,7 @@ class ControllerMachine(RuleBasedStateMachine):
         self.host.raw.write(Reg.CSTS, 1 << 4)
         self.host.forget()
         self.model.reset()
+        self.steps = 0
 
     @rule(ns=st.sampled_from([1_000, 30_000, LATER_NS]))
     def time_passes(self, ns: int) -> None:
@@ -516,6 +531,7 @@ class ControllerMachine(RuleBasedStateMachine):
     def nothing_of_ours_went_wrong(self) -> None:
         if not hasattr(self, "host"):
             return
+        self.steps += 1
         assert self.host.ctrl.internal_error is None
         self.host.raw.audit()
 
@@ -542,6 +558,21 @@ class ControllerMachine(RuleBasedStateMachine):
         active = {nsid for nsid, one in self.model.namespaces.items() if one.active}
         assert set(self.host.ctrl.namespaces) == active
         assert set(self.host.ctrl.subsystem.namespaces) == set(self.model.namespaces)
+        for nsid, one in self.model.namespaces.items():
+            found = self.host.ctrl.subsystem.namespaces[nsid]
+            assert found.unwritten is not None
+            assert lbas_of(found.marked) == one.lost
+            assert lbas_of(found.unwritten) == set(range(one.size)) - one.held.keys()
+            assert (found.protection is not WriteProtection.NONE) == one.protected
+
+    @invariant()
+    def features_are_those_of_the_model(self) -> None:
+        if not hasattr(self, "host"):
+            return
+        features, directives = self.host.ctrl.features, self.host.ctrl.subsystem.directives
+        assert {fid: features.current(fid) for fid in SIMPLE} == {fid: self.model.feature(fid) for fid in SIMPLE}
+        for nsid in range(1, NAMESPACES_MAX + 1):
+            assert directives.enabled(self.host.ctrl, nsid) == (nsid in self.model.streams)
 
     def teardown(self) -> None:
         """At the end all data is as the model says."""
@@ -560,5 +591,5 @@ class ControllerMachine(RuleBasedStateMachine):
 
 TestController = ControllerMachine.TestCase
 TestController.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
