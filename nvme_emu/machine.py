@@ -51,7 +51,10 @@ CHECKS = ("off", "warn", "error")
 for _room in ("driver", "controller", "transports"):
     keep_whole(str(Path(__file__).with_name(_room)))
 
-_INTEGERS = ("seed", "lba_size", "queues", "depth", "poll_ns", "namespaces", "controllers", "cpus")
+_INTEGERS = (
+    *("seed", "lba_size", "queues", "depth", "poll_ns", "namespaces", "controllers", "cpus"),
+    *("sgl_threshold", "max_segment_size"),
+)
 _KINDS: dict[str, type] = {"host": HostModel, "costs": kworker.SimCosts, "controller": ControllerConfig}
 
 
@@ -66,7 +69,8 @@ class MachineConfig:
     equally. ``controllers`` of one subsystem share them, each with a host of its own (`Machine.hosts`); ``faults``
     and ``check`` are about the first. ``worker`` is one of ``driver.config.WORKER_STYLES``; with "poll" who waits
     looks for ``poll_ns`` before it sleeps. ``io_timeout``, ``admin_timeout`` (seconds), ``max_retries`` and
-    ``use_cmb_sqes`` are Linux's module parameters.
+    ``use_cmb_sqes`` are Linux's module parameters; ``sgl_threshold`` too, but 0 (no SGLs) where Linux has 32768, and
+    ``max_segment_size`` is how long a segment of a request's data is (0: all of it).
     ``zoned`` makes the namespaces zoned: a ZnsConfig, or its text ("zone_size=16M,max_open=4").
     ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
     drives the device: a subclass of NvmeDriver, to test or compare one's own.
@@ -93,6 +97,8 @@ class MachineConfig:
     scheduler: Any = None
     poison: bool = False
     use_cmb_sqes: bool = True
+    sgl_threshold: int = 0
+    max_segment_size: int = 0
     io_timeout: float = 30.0
     admin_timeout: float = 60.0
     max_retries: int = 5
@@ -157,6 +163,8 @@ class MachineConfig:
             depth=self.depth,
             poison=self.poison,
             use_cmb_sqes=self.use_cmb_sqes,
+            sgl_threshold=self.sgl_threshold,
+            max_segment_size=self.max_segment_size,
             host=self.host,
             recovery=RecoveryConfig(
                 io_timeout=self.io_timeout, admin_timeout=self.admin_timeout, max_retries=self.max_retries

@@ -23,6 +23,8 @@ class DriverConfig:
     pairs asked for, of each kind; ``depth`` entries of each (Linux: io_queue_depth, 2 … 4095 and no more than CAP.MQES
     allows); ``instance`` the number in the worker's name; ``recovery`` time-outs and retries. ``use_cmb_sqes`` puts
     submission queues into the controller's memory buffer if it has one that takes them (Linux: use_cmb_sqes).
+    ``sgl_threshold`` is from how many bytes a segment on SGLs are used instead of PRPs (0: never; Linux: 32768), and
+    ``max_segment_size`` how long a segment of a request's data is (0: all of it is one).
     """
 
     mode: str = "sync"
@@ -33,6 +35,8 @@ class DriverConfig:
     instance: int = 1
     poison: bool = False
     use_cmb_sqes: bool = True
+    sgl_threshold: int = 0
+    max_segment_size: int = 0
     host: HostModel = field(default_factory=HostModel)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
 
@@ -45,5 +49,10 @@ class DriverConfig:
             raise ValueError(f"poll_ns={self.poll_ns}: 0 to {POLL_NS_MAX} ns")
         if not 1 <= self.queues <= 65_535:
             raise ValueError(f"queues={self.queues}: 1 to 65535 I/O queues")
+        for name in ("sgl_threshold", "max_segment_size"):
+            if not 0 <= getattr(self, name) < 1 << 32:
+                raise ValueError(f"{name}={getattr(self, name)}: 0 to {(1 << 32) - 1} bytes")
+        if self.max_segment_size % 4096:
+            raise ValueError(f"max_segment_size={self.max_segment_size}: a multiple of 4096, or 0")
         if not 2 <= self.depth <= 4095:
             raise ValueError(f"depth={self.depth}: 2 to 4095 entries, as io_queue_depth")

@@ -27,6 +27,7 @@ from nvme_emu.driver.pump import PerRequestPath, PumpPath
 from nvme_emu.driver.queue_pair import PAGE_SIZE, QueueContext, QueuePair
 from nvme_emu.driver.recovery import Recovery
 from nvme_emu.driver.reset import HOST_ABORTED
+from nvme_emu.driver.sgl import SglQueuePair
 from nvme_emu.driver.state import CtrlState, StateMachine
 from nvme_emu.driver.submit import SubmitPath, SyncPath
 from nvme_emu.spec.registers import (
@@ -281,7 +282,7 @@ class NvmeDriver:
                 depth = shorter
                 self._context = self._context._replace(cmb=self.cmb)
         for qid in range(1, count + 1):
-            pair = QueuePair(self._context, qid, depth, min(depth - 1, 4095), self._stray)
+            pair = self._make_pair(qid, depth)
             path = self._make_path(pair, kinds[qid - 1])
             self._port.connect_irq(qid, path.interrupt)
             self.admin.create_queues(pair, vector=qid)
@@ -301,6 +302,14 @@ class NvmeDriver:
         pairs = [path.pair for path in self.paths]
         if self._bells.has_room(len(pairs)):
             self._bells.configure(self, pairs)
+
+    def _make_pair(self, qid: int, depth: int) -> QueuePair:
+        from nvme_emu.spec.identify import SGLS
+
+        config, arguments = self.config, (self._context, qid, depth, min(depth - 1, 4095), self._stray)
+        if not config.sgl_threshold or not SGLS["sgls"].extract(self.identity.sgls):
+            return QueuePair(*arguments)
+        return SglQueuePair(*arguments, threshold=config.sgl_threshold, max_segment_size=config.max_segment_size)
 
     def _create_io_queues_again(self) -> None:
         """After a reset. A controller that grants fewer queues, or smaller ones, is another one than it was."""
