@@ -23,6 +23,7 @@ from nvme_emu.controller import Controller, ControllerConfig
 from nvme_emu.controller import Namespace as DeviceNamespace
 from nvme_emu.controller.config import CONTROLLERS_MAX
 from nvme_emu.controller.latency import LatencyModel
+from nvme_emu.controller.metadata_config import MetadataConfig
 from nvme_emu.controller.profiles import DeviceProfile, load_profile
 from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.core.faults import load_rules
@@ -71,7 +72,8 @@ class MachineConfig:
     looks for ``poll_ns`` before it sleeps. ``io_timeout``, ``admin_timeout`` (seconds), ``max_retries`` and
     ``use_cmb_sqes`` are Linux's module parameters; ``sgl_threshold`` too, but 0 (no SGLs) where Linux has 32768, and
     ``max_segment_size`` is how long a segment of a request's data is (0: all of it).
-    ``zoned`` makes the namespaces zoned: a ZnsConfig, or its text ("zone_size=16M,max_open=4").
+    ``zoned`` makes the namespaces zoned: a ZnsConfig, or its text ("zone_size=16M,max_open=4"). ``metadata`` gives
+    their blocks metadata: a MetadataConfig, or its text ("ms=8,pi=1").
     ``faults`` a file of fault rules, or rules, which hold from before the driver's probe. ``driver_class`` is who
     drives the device: a subclass of NvmeDriver, to test or compare one's own.
 
@@ -109,6 +111,7 @@ class MachineConfig:
     faults: Any = None
     check: str | None = None
     zoned: ZnsConfig | str | None = None
+    metadata: MetadataConfig | str | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -128,6 +131,10 @@ class MachineConfig:
             raise ValueError(f"namespaces={self.namespaces}: an image file holds one namespace")
         if isinstance(self.zoned, str):
             object.__setattr__(self, "zoned", ZnsConfig.parse(self.zoned))
+        if isinstance(self.metadata, str):
+            object.__setattr__(self, "metadata", MetadataConfig.parse(self.metadata))
+        if self.zoned is not None and self.metadata is not None:
+            raise ValueError("zoned and metadata: zoned namespaces have no metadata")
         if self.size is not None:
             nbytes = parse_size(self.size)
             if nbytes < self.lba_size * self.namespaces:
@@ -339,6 +346,9 @@ class Machine:
             )
             for nsid, media in enumerate(self.media, 1)
         ]
+        if isinstance(config.metadata, MetadataConfig):
+            for namespace in namespaces:
+                config.metadata.apply(namespace)
         return Controller(
             controller_config,
             memory=self.memory,

@@ -95,6 +95,7 @@ class Options:
     size: str | None
     lba_size: int
     zoned: str | None
+    metadata: str | None
     profile: str
     seed: int
     trace: str | None
@@ -192,6 +193,11 @@ class FrontEnd(Protocol):
     "--zoned",
     metavar="NAME=VALUE,…",
     help="Zoned SSDs (docs/zns.md): zone_size=16M,max_open=4,…; \"\" takes the defaults.",
+)
+@click.option(
+    "--metadata",
+    metavar="NAME=VALUE,…",
+    help="Blocks with metadata (docs/metadata.md): ms=8,pi=1,pil=0,mset=0; \"\" is 8 bytes, unprotected.",
 )
 @click.option(
     "--profile",
@@ -386,6 +392,7 @@ def _watch(
 
 def _make_device(options: Options, number: int, sockets: int) -> ServedDevice:
     from nvme_emu.cli.serve_device import DeviceOptions, ServedDevice
+    from nvme_emu.controller.metadata_config import MetadataConfig
     from nvme_emu.controller.zns_config import ZnsConfig
 
     return ServedDevice(
@@ -395,6 +402,7 @@ def _make_device(options: Options, number: int, sockets: int) -> ServedDevice:
             size=options.size,
             lba_size=options.lba_size,
             zoned=None if options.zoned is None else ZnsConfig.parse(options.zoned),
+            metadata=None if options.metadata is None else MetadataConfig.parse(options.metadata),
             profile=options.profile,
             seed=options.seed,
             shadow_doorbells=options.shadow_doorbells,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nvme_emu.controller import Controller, ControllerConfig, Namespace
 from nvme_emu.controller.latency import LatencyModel
+from nvme_emu.controller.metadata_config import MetadataConfig
 from nvme_emu.controller.profiles import load_profile
 from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.core.memory import HostMemory
@@ -50,6 +51,7 @@ class DeviceOptions:
     ana_groups: int = 0
     nqn: str = ""
     zoned: ZnsConfig | None = None
+    metadata: MetadataConfig | None = None
 
 
 class ServedDevice:
@@ -85,10 +87,7 @@ class ServedDevice:
                 ana_groups=options.ana_groups,
             ),
             memory=self.memory,
-            namespaces=[
-                Namespace(nsid, media, options.lba_size, identity=f"{serial}/{options.seed}", zoned=options.zoned)
-                for nsid, media in enumerate(self.media, 1)
-            ],
+            namespaces=self._namespaces(options, f"{serial}/{options.seed}"),
             latency=None if profile.instant else LatencyModel(profile, rng),
             trace=self.trace,
             rng=rng,
@@ -100,6 +99,16 @@ class ServedDevice:
             pmr.keep_in(store)
         # What no host has flushed, and no shutdown: write pointers above all.
         self._closing.callback(self.controller.subsystem.save)
+
+    def _namespaces(self, options: DeviceOptions, identity: str) -> list[Namespace]:
+        made = [
+            Namespace(nsid, media, options.lba_size, identity=identity, zoned=options.zoned)
+            for nsid, media in enumerate(self.media, 1)
+        ]
+        if options.metadata is not None:
+            for namespace in made:
+                options.metadata.apply(namespace)
+        return made
 
     def _open_media(self, options: DeviceOptions, nbytes: int | None) -> list[Media]:
         """The medium of each namespace."""

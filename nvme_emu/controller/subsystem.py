@@ -124,9 +124,12 @@ class NvmSubsystem:
             contents = media.load_state()
             if contents is not None:
                 wanted = namespace.zones.config if namespace.zones is not None else None
+                layout = namespace.layout
                 restore(self, media, contents)
                 if wanted is not None and all(one.zones is None for one in self.namespaces.values()):
                     raise MediaError(errno.EINVAL, "the image holds no zoned namespace, and one was asked for")
+                if layout is not None and all(one.layout != layout for one in self.namespaces.values()):
+                    raise MediaError(errno.EINVAL, "the image holds no namespace with the metadata that was asked for")
 
     def store(self) -> None:
         """Have the medium remember how things are, if they have changed. Raises OSError and ValueError."""

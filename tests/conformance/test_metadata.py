@@ -25,7 +25,8 @@ from nvme_emu.spec.status import STATUS_CODE_MASK, Status
 
 READ, WRITE, COMPARE, VERIFY = NvmOpcode.READ, NvmOpcode.WRITE, NvmOpcode.COMPARE, NvmOpcode.VERIFY
 ZEROES = NvmOpcode.WRITE_ZEROES
-FORMATS = {(lba_size, ms): 2 * at + more for at, ms in enumerate((0, 8, 16, 64)) for more, lba_size in enumerate((512, 4096))}
+_SIZES = [(lba_size, ms) for ms in (0, 8, 16, 64) for lba_size in (512, 4096)]
+FORMATS = {one: index for index, one in enumerate(_SIZES)}
 UNWRITTEN = b"\xff" * 8
 
 
