@@ -7,6 +7,7 @@ it no quick gait touches it, and every command is looked at by its handler.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import uuid
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -16,7 +17,7 @@ from nvme_emu.controller.block_set import BlockSet
 from nvme_emu.controller.holds import Hold, WriteProtection
 from nvme_emu.controller.metadata import RowMedia
 from nvme_emu.controller.reservation_state import Reservations
-from nvme_emu.controller.zones import Zones
+from nvme_emu.controller.zones import Zone, Zones
 from nvme_emu.spec.protection import BlockFormat, PiType
 
 if TYPE_CHECKING:
@@ -289,8 +290,16 @@ class Namespace(NamespaceState):
         if self.protection is WriteProtection.UNTIL_POWER_CYCLE:
             self.protect(WriteProtection.NONE)
         self.reservations.power_lost()
-        if self.zones is not None:
-            self.zones.power_lost()
+        for zone in () if self.zones is None else self.zones.power_lost():
+            self.deallocate_above(zone)
+
+    def deallocate_above(self, zone: Zone) -> None:
+        """Above a zone's write pointer there must be nothing; a medium that fails at that will fail the reads."""
+        assert self.zones is not None, "it is one of its zones"
+        blocks = zone.start + self.zones.size - zone.wp
+        with contextlib.suppress(OSError):
+            self.media.discard(zone.wp << self.lba_shift, blocks << self.lba_shift)
+            self.media.flush()
 
     def look(self, now_ns: int) -> None:
         """Find out whether a format operation is over."""

@@ -133,11 +133,14 @@ class NvmSubsystem:
 
     def store(self) -> None:
         """Have the medium remember how things are, if they have changed. Raises OSError and ValueError."""
-        if self._store is None:
-            return
         for one in self.namespaces.values():
             if one.zones is not None and one.unsaved:
                 one.media.flush()  # no write pointer is kept above data that may still get lost
+                if self._store is None:
+                    one.zones.settle()
+                    one.unsaved = False
+        if self._store is None:
+            return
         found = snapshot(self)
         changed = self.unsaved or found.essence != self._essence
         if not changed and not any(one.unsaved for one in self.namespaces.values()):
@@ -149,6 +152,8 @@ class NvmSubsystem:
         self.stored_ns = max((ctrl.now_ns for ctrl in self.controllers.values()), default=self.now_ns)
         for namespace in self.namespaces.values():
             namespace.unsaved = False
+            if namespace.zones is not None:
+                namespace.zones.settle()
 
     def save(self) -> None:
         """`store` for changes that no command waits for; a failure is one of the medium, and is tried again."""
@@ -307,6 +312,7 @@ class NvmSubsystem:
     def _detach(self, ctrl: Controller, nsid: int) -> None:
         ctrl.ana.inventory_changed(ctrl.namespaces.pop(nsid))
         ctrl.self_test.namespace_gone(nsid)
+        ctrl.logs.changed_zones.pop(nsid, None)
         ctrl.logs.namespace_changed(nsid)
 
     def namespace_changed(self, nsid: int) -> None:

@@ -20,7 +20,7 @@ from nvme_emu.controller.nvm_access import Access, active_namespace, extent, fai
 from nvme_emu.controller.nvm_metadata import METADATA_HANDLERS
 from nvme_emu.controller.zone_states import ZoneAction
 from nvme_emu.controller.zones import Zone, Zones
-from nvme_emu.core.errors import CommandError
+from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.spec.commands import DSM_AD, DSM_NR_MASK, DSM_RANGE, DSM_RANGE_SIZE, RW_FUA, join64, split64
 from nvme_emu.spec.opcodes import NvmOpcode
 from nvme_emu.spec.registers import CC, CC_CSS_IOCS
@@ -97,7 +97,11 @@ def _writing(opcode: int, limit: Callable[[ControllerConfig], int], lasts: bool 
         offset, nbytes = extent(cmd, namespace, limit(ctrl.config))
         zones, blocks = _zones(namespace), nbytes >> namespace.lba_shift
         zone = zones.check_write(offset >> namespace.lba_shift, blocks)
-        done = handler(ctrl, cmd)
+        try:
+            done = handler(ctrl, cmd)
+        except (CommandError, DmaError, OSError):
+            namespace.deallocate_above(zone)  # a part may have been written
+            raise
         zones.written(zone, blocks)
         namespace.unsaved = True
         if lasts or cmd.cdw12 & RW_FUA or ctrl.write_through:
@@ -105,6 +109,17 @@ def _writing(opcode: int, limit: Callable[[ControllerConfig], int], lasts: bool 
         return done
 
     return write
+
+
+def _copy(ctrl: Controller, cmd: Command) -> int | Pending:
+    """It looks after the zones by itself, but for a write that fails."""
+    try:
+        return NVM_HANDLERS[NvmOpcode.COPY](ctrl, cmd)
+    except (CommandError, DmaError, OSError):
+        namespace, sdlba = ctrl.namespaces[cmd.nsid], join64(cmd.cdw10, cmd.cdw11)
+        if sdlba < namespace.nsze:
+            namespace.deallocate_above(_zones(namespace).at(sdlba))
+        raise
 
 
 def _deallocate(ctrl: Controller, cmd: Command) -> int | Pending:
@@ -259,6 +274,7 @@ ZONED_HANDLERS: dict[int, Handler] = {
     NvmOpcode.WRITE_ZEROES: _writing(NvmOpcode.WRITE_ZEROES, lambda config: config.wzsl_bytes),
     NvmOpcode.WRITE_UNCORRECTABLE: _writing(NvmOpcode.WRITE_UNCORRECTABLE, lambda config: config.wusl_bytes, True),
     NvmOpcode.DATASET_MANAGEMENT: _deallocate,
+    NvmOpcode.COPY: _copy,
     NvmOpcode.ZONE_APPEND: _zone_append,
     NvmOpcode.ZONE_MANAGEMENT_SEND: _zone_management_send,
     NvmOpcode.ZONE_MANAGEMENT_RECEIVE: _zone_management_receive,

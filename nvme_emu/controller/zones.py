@@ -30,6 +30,7 @@ __all__ = ["Zone", "Zones"]
 
 _SLBA: Final = (40, 0)
 _ZDEV: Final = ZA.mask("zdev")
+_BROKEN: Final = frozenset({ZoneState.READ_ONLY, ZoneState.OFFLINE})
 _FORGETS: Final = frozenset({ZoneAction.RESET, ZoneAction.ERASE})
 
 
@@ -63,6 +64,8 @@ class Zones:
         """Zones that are implicitly opened, the one that has been so for longest first."""
         self.active = 0
         self.open = 0
+        self._unsettled: dict[int, tuple[ZoneState, int, bytes]] = {}
+        """What zones that have changed since the last `settle` were then."""
         self.divide(lba_size)
 
     def divide(self, lba_size: int) -> None:
@@ -106,7 +109,7 @@ class Zones:
     def check_changeable(self, slba: int, blocks: int) -> None:
         """Raises CommandError where a zone of these blocks is Read Only or Offline (deallocating)."""
         for zone in self.zones[slba // self.size : (slba + blocks - 1) // self.size + 1]:
-            if zone.state in (ZoneState.READ_ONLY, ZoneState.OFFLINE):
+            if zone.state in _BROKEN:
                 raise CommandError(Status.READ_ONLY)
 
     def check_write(self, slba: int, blocks: int) -> Zone:
@@ -124,6 +127,7 @@ class Zones:
 
     def written(self, zone: Zone, blocks: int) -> None:
         """Blocks were written at the write pointer, as `check_write` allowed."""
+        self._touch(zone)
         self._move(zone, ZoneAction.WRITE)
         zone.wp += blocks
         if zone.wp == zone.start + self.capacity:
@@ -135,6 +139,7 @@ class Zones:
         """What Zone Management Send, a format or a failing medium does to a zone. Raises CommandError."""
         self._move(zone, action)
         if action in _FORGETS:
+            self._touch(zone)
             zone.wp, zone.extension = zone.start, b""
 
     def act_on_all(self, states: Iterable[ZoneState], action: ZoneAction) -> list[Zone]:
@@ -163,6 +168,7 @@ class Zones:
                 self.act(zone, ZoneAction.ERASE)
             else:
                 zone.wp, zone.extension = zone.start, b""
+        self.settle()
 
     def break_some(self) -> None:
         """The zones that the configuration has broken. Raises ValueError for one that there is not."""
@@ -175,11 +181,33 @@ class Zones:
                     raise ValueError(f"zone {number}: there are {len(self.zones)}")
                 self.act(self.zones[number], action)
 
-    def power_lost(self) -> None:
-        """Zones that were active are Closed, or Empty where nothing makes them otherwise."""
+    def settle(self) -> None:
+        """All that is true of the zones now is durable, as the data below their write pointers is."""
+        self._unsettled.clear()
+
+    def power_lost(self) -> list[Zone]:
+        """Zones are what they were when they last settled; those that were active then are Closed or Empty.
+
+        Those that have gone back, whose media has to be deallocated above the write pointer. A broken zone stays so.
+        """
+        back = [index for index in self._unsettled if self.zones[index].state not in _BROKEN]
+        for index in back:
+            zone = self.zones[index]
+            zone.state, zone.wp, zone.extension = self._unsettled[index]
+        self._count()
         for zone in self.zones:
             if zone.state in ACTIVE:
                 self._move(zone, ZoneAction.POWER_LOSS_UNUSED if zone.unused else ZoneAction.POWER_LOSS)
+        self.settle()
+        return [self.zones[index] for index in back]
+
+    def _touch(self, zone: Zone) -> None:
+        self._unsettled.setdefault(zone.index, (zone.state, zone.wp, zone.extension))
+
+    def _count(self) -> None:
+        self.active = sum(zone.state in ACTIVE for zone in self.zones)
+        self.open = sum(zone.state in OPEN for zone in self.zones)
+        self._implicit = {zone.index: None for zone in self.zones if zone.state is ZoneState.IMPLICITLY_OPENED}
 
     def _move(self, zone: Zone, action: ZoneAction) -> None:
         before = zone.state
@@ -194,6 +222,7 @@ class Zones:
             self._move(self.zones[next(iter(self._implicit))], ZoneAction.YIELD)
         self.active += (after in ACTIVE) - (before in ACTIVE)
         self.open += (after in OPEN) - (before in OPEN)
+        self._touch(zone)
         self._implicit.pop(zone.index, None)
         if after is ZoneState.IMPLICITLY_OPENED:
             self._implicit[zone.index] = None
@@ -263,7 +292,5 @@ class Zones:
             self.zones[index].wp = self.zones[index].start + written
         for index, extension in state["extensions"]:
             self.zones[index].extension = bytes.fromhex(extension)
-        self.active = sum(zone.state in ACTIVE for zone in self.zones)
-        self.open = sum(zone.state in OPEN for zone in self.zones)
-        self._implicit = {zone.index: None for zone in self.zones if zone.state is ZoneState.IMPLICITLY_OPENED}
+        self.settle()
         self.power_lost()

@@ -209,6 +209,10 @@ class Fault:
         """The Composite Temperature changes."""
         return self.effect("temperature", kelvin=kelvin)
 
+    def zone(self, zone: int, state: str = "offline", *, nsid: int = 1) -> Self:
+        """A zone is "offline" or "read-only" from now on."""
+        return self.effect("zone", zone=zone, state=state, nsid=nsid)
+
     def pause(self, ns: Duration) -> Self:
         """A firmware activation: CSTS.PP."""
         return self.effect("pause", ns=ns)

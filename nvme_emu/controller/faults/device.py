@@ -1,4 +1,4 @@
-"""Faults of the whole device: fatal status, reset by itself, removal, loss of power, temperature, pauses.
+"""Faults of the whole device: fatal status, reset by itself, removal, loss of power, temperature, pauses, zones.
 
 A rule may fire in the middle of the controller's work (a command is being fetched). Then the device goes on to
 the end of that command, fetches no other, and what the rule asks for happens when the controller's call is
@@ -7,10 +7,14 @@ done: no queue disappears under a loop that works it.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.faults.cache import VolatileCache
 from nvme_emu.controller.pcie.lifecycle import Input, State
+from nvme_emu.controller.zone_states import ZoneAction
+from nvme_emu.controller.zoned_admin import break_zone
+from nvme_emu.core.errors import CommandError
 from nvme_emu.core.faults.effects import (
     CfsEffect,
     PauseEffect,
@@ -18,6 +22,7 @@ from nvme_emu.core.faults.effects import (
     RemoveEffect,
     ResetEffect,
     TemperatureEffect,
+    ZoneEffect,
 )
 from nvme_emu.spec.events import AsyncEventType, AsyncNoticeInfo
 from nvme_emu.spec.logs import Lid
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEVICE_KINDS", "Device"]
 
-DEVICE_KINDS: Final = frozenset({"cfs", "reset", "remove", "power_loss", "temperature", "pause"})
+DEVICE_KINDS: Final = frozenset({"cfs", "reset", "remove", "power_loss", "temperature", "pause", "zone"})
 _LOSING: Final = frozenset({"cfs", "reset", "remove", "power_loss"})
 """After these the command at which the rule fired is lost."""
 
@@ -84,6 +89,10 @@ class Device:
             self._ctrl.temperature_k = effect.kelvin
         elif isinstance(effect, PauseEffect):
             self._pause(effect.ns)
+        elif isinstance(effect, ZoneEffect):
+            action = ZoneAction.BREAK_OFFLINE if effect.state == "offline" else ZoneAction.BREAK_READ_ONLY
+            with contextlib.suppress(ValueError, CommandError):
+                break_zone(self._ctrl.subsystem, effect.nsid, effect.zone, action)
 
     def _reset(self, nssro: bool) -> None:
         """Everything that a subsystem reset loses, told in CSTS.NSSRO or not."""

@@ -22,6 +22,7 @@
     power_loss    anything                    the volatile cache is lost; power may come back
     temperature   anything                    the Composite Temperature changes
     pause         anything                    firmware activation: CSTS.PP, nothing is processed
+    zone          anything                    a zone is Read Only or Offline, and hosts are told
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ __all__ = [
     "TcpEffect",
     "TemperatureEffect",
     "TornCqeEffect",
+    "ZoneEffect",
 ]
 
 _COMMAND: Final = frozenset({"command"})
@@ -428,12 +430,26 @@ class PauseEffect(Effect):
             raise FaultError("0: a pause takes time", ("ns",))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZoneEffect(Effect):
+    """The medium below `zone` (its number) of zoned namespace `nsid` fails: it is read-only or offline from now on.
+
+    A namespace, a zone or a state in which that cannot be is left as it is.
+    """
+
+    kind = "zone"
+    on = _ANYTHING
+    zone: int = option(bounded(0, 0xFFFF_FFFF), 0)
+    nsid: int = option(bounded(1, 0xFFFF_FFFE), 1)
+    state: str = option(choice("read-only", "offline"), "offline")
+
+
 EFFECTS: Final[dict[str, type[Effect]]] = {
     one.kind: one
     for one in (
         StatusEffect, MediaErrorEffect, CorruptEffect, DropEffect, DelayEffect, DuplicateEffect, ReorderEffect,
         CqeEffect, TornCqeEffect, InterruptEffect, PayloadEffect, TcpEffect, DoorbellEffect, RegisterEffect,
-        StallEffect, CfsEffect, ResetEffect, RemoveEffect, PowerLossEffect, TemperatureEffect, PauseEffect,
+        StallEffect, CfsEffect, ResetEffect, RemoveEffect, PowerLossEffect, TemperatureEffect, PauseEffect, ZoneEffect,
     )
 }  # fmt: skip
 """Every kind by its key in files."""

@@ -143,11 +143,32 @@ def test_power_loss_leaves_unused_zones_empty() -> None:
         one.act(zone, A.OPEN)
     one.written(one.zones[1], 1)
     one.extend(one.zones[4], bytes(64))
+    one.settle()
 
-    one.power_lost()
+    assert one.power_lost() == []
 
     assert [zone.state for zone in one.zones[:5]] == [S.EMPTY, S.CLOSED, S.EMPTY, S.EMPTY, S.CLOSED]
     assert (one.active, one.open) == (2, 0)
+
+
+def test_power_loss_takes_back_what_has_not_settled() -> None:
+    one = zones(zdes=64)
+    one.written(one.check_write(0, 4), 4)
+    one.act(one.zones[3], A.FINISH)
+    one.settle()
+    one.written(one.check_write(4, 12), 12)
+    one.written(one.check_write(32, 2), 2)
+    one.extend(one.zones[2], bytes(64))
+    one.act(one.zones[3], A.RESET)
+    one.act(one.zones[4], A.BREAK_OFFLINE)
+
+    gone = one.power_lost()
+
+    assert [zone.index for zone in gone] == [0, 1, 2, 3]
+    assert [(zone.state, zone.wp - zone.start) for zone in one.zones[:5]] == [
+        (S.CLOSED, 4), (S.EMPTY, 0), (S.EMPTY, 0), (S.FULL, 0), (S.OFFLINE, 0),
+    ]  # fmt: skip
+    assert (one.active, one.open, one.zones[2].extension) == (1, 0, b"")
 
 
 def test_what_is_saved_comes_back() -> None:
@@ -162,6 +183,7 @@ def test_what_is_saved_comes_back() -> None:
     other = Zones(one.config, 512, 128 * KIB)
     other.restore(one.saved())
 
+    one.settle()
     one.power_lost()
     assert [repr(zone) for zone in other.zones] == [repr(zone) for zone in one.zones]
     assert other.zones[2].extension == b"x" * 64

@@ -124,6 +124,7 @@ EFFECT_VALUES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "remove": st.fixed_dictionaries({}, optional={"return_ns": NS, "kept_ppm": st.integers(0, 1_000_000)}),
     "power_loss": st.fixed_dictionaries({}, optional={"off_ns": NS, "kept_ppm": st.integers(0, 1_000_000)}),
     "temperature": st.fixed_dictionaries({"kelvin": U16}),
+    "zone": st.fixed_dictionaries({"zone": U16, "state": st.sampled_from(["read-only", "offline"])}),
     "pause": st.fixed_dictionaries({"ns": st.integers(1, 1 << 62)}),
 }  # fmt: skip
 
@@ -386,6 +387,7 @@ then.status = { code = "READ_ERROR", dnr = true }
         (fault.manual().remove(back_after=5), "remove", {"return_ns": 5}),
         (fault.every(7).power_loss(off=5, kept_ppm=9), "power_loss", {"off_ns": 5, "kept_ppm": 9}),
         (fault.manual().temperature(300), "temperature", {"kelvin": 300}),
+        (fault.manual().zone(3, "read-only"), "zone", {"zone": 3, "state": "read-only"}),
         (fault.manual().pause("1us"), "pause", {"ns": 1000}),
         (fault.manual().spurious_interrupt(4), "interrupt", {"how": "spurious", "vector": 4}),
     ],
