@@ -36,7 +36,7 @@ __all__ = [
     "take_reads",
 ]
 
-_LAYOUT = 7  # NATIVE_LAYOUT in native.h
+_LAYOUT = 8  # NATIVE_LAYOUT in native.h
 
 COMPILED = False
 

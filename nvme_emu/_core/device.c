@@ -7,7 +7,7 @@
 
 #include "native.h"
 
-enum { RUNS_MAX = 1032, NLB_MASK = 0xFFFF, PREFETCH_BYTES = 1024 };
+enum { RUNS_MAX = 1032, NLB_MASK = 0xFFFF, PREFETCH_BYTES = 1024, PSDT_SGL = 0x40 };
 
 struct run {
     uint8_t *data;
@@ -104,10 +104,18 @@ static int list_runs(MemoryObject *memory, const struct sqe *sqe, uint64_t first
     }
 }
 
+/* Whether the data is one SGL Data Block (4.3.2): its length where PRP2 is, a type of 0 and nothing else above it. */
+static int is_block(const DeviceObject *device, const struct sqe *sqe)
+{
+    return device->sgl_blocks && sqe->flags == PSDT_SGL && !(sqe->prp2 >> 32);
+}
+
 /* Where a command's data lies: the number of runs, or -1 where the answer is not plain. */
 static int resolve(MemoryObject *memory, const struct sqe *sqe, uint64_t nbytes, uint64_t page, int write,
                    struct run *runs)
 {
+    if (sqe->flags)
+        return sqe->prp2 < nbytes ? -1 : add_run(memory, runs, 0, sqe->prp1, nbytes, write);
     if (sqe->prp1 & 3)
         return -1;
     uint64_t first = page - (sqe->prp1 & (page - 1));
@@ -218,7 +226,7 @@ long device_run(DeviceObject *device, SqObject *sq, long count, long *posted)
         struct sqe sqe;
         memcpy(&sqe, ring + (size_t)sq->head * SQE_BYTES, sizeof sqe);
         int is_read = sqe.opcode == OP_READ;
-        if (!(is_read || sqe.opcode == OP_WRITE) || sqe.flags || sqe.cdw12 > NLB_MASK)
+        if (!(is_read || sqe.opcode == OP_WRITE) || sqe.cdw12 > NLB_MASK || (sqe.flags && !is_block(device, &sqe)))
             break;
         if (!namespace || sqe.nsid != nsid) {
             namespace = namespace_of(device, sqe.nsid);
@@ -348,6 +356,7 @@ static PyMemberDef device_members[] = {
     {"running", T_BOOL, offsetof(DeviceObject, running), 0, NULL},
     {"posting", T_BOOL, offsetof(DeviceObject, posting), 0, NULL},
     {"write_through", T_BOOL, offsetof(DeviceObject, write_through), 0, NULL},
+    {"sgl_blocks", T_BOOL, offsetof(DeviceObject, sgl_blocks), 0, NULL},
     {"now_ns", T_LONGLONG, offsetof(DeviceObject, now_ns), 0, NULL},
     {"step_commands_max", T_UINT, offsetof(DeviceObject, step_commands_max), 0, NULL},
     {"page_size", T_UINT, offsetof(DeviceObject, page_size), 0, NULL},

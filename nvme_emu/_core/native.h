@@ -15,7 +15,7 @@
 #include <structmember.h>
 
 /* Raised with each change of what Python sees of these structures: an older build is left alone. */
-#define NATIVE_LAYOUT 7
+#define NATIVE_LAYOUT 8
 
 /* Bytes that C uses, and what keeps them where they are.
  *
@@ -111,7 +111,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    char running, posting, write_through;
+    char running, posting, write_through, sgl_blocks;
     unsigned int page_size, step_commands_max;
     unsigned long long transfer_bytes_max;
     long long now_ns;

@@ -245,18 +245,21 @@ class LatencyState:
 
 
 class DeviceState:
-    """What a controller's hot path looks at. ``faults`` is None while nothing may interfere."""
+    """What a controller's hot path looks at. ``faults`` is None while nothing may interfere; with ``sgl_blocks`` a
+    command whose SGL is one data block is plain, too.
+    """
 
     __slots__ = (
         "__dict__", "__weakref__", "counters", "faults", "inflight", "interrupts", "latency", "line", "memory",
-        "namespaces", "now_ns", "page_size", "posting", "rings", "running", "step_commands_max", "timers", "trace",
-        "transfer_bytes_max", "write_through",
+        "namespaces", "now_ns", "page_size", "posting", "rings", "running", "sgl_blocks", "step_commands_max", "timers",
+        "trace", "transfer_bytes_max", "write_through",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.running: bool = False
         self.posting: bool = False
         self.write_through: bool = False
+        self.sgl_blocks: bool = False
         self.page_size: int = 0
         self.step_commands_max: int = 0
         self.transfer_bytes_max: int = 0

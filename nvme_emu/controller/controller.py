@@ -28,7 +28,7 @@ from nvme_emu.controller.columns import BOUNCE_BYTES
 from nvme_emu.controller.command import Command
 from nvme_emu.controller.config import ControllerConfig
 from nvme_emu.controller.counters import Counters
-from nvme_emu.controller.data_pointer import data_buffers
+from nvme_emu.controller.data_pointer import SGLS_ANY, data_buffers
 from nvme_emu.controller.dispatch import device_lane, doorbell_cq, doorbell_sq, due, end_due, go_on, run_turn
 from nvme_emu.controller.endurance import EnduranceEvents
 from nvme_emu.controller.events import AsyncEvents, notices_offered
@@ -177,6 +177,7 @@ class Controller(DeviceState):
         """Whether commands in flight may still end: from ready to the next reset or failure."""
         self.page_size = self.registers.page_size
         self.transfer_bytes_max = config.mdts_bytes or _NO_LIMIT
+        self.sgl_blocks = config.sgls == SGLS_ANY and not config.message_based
         self.write_through = False
         self.bounce = np.empty(BOUNCE_BYTES, np.uint8)
         """Where the column gait puts scattered data on its way."""

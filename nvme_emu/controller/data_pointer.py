@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from nvme_emu.controller.config import ControllerConfig
     from nvme_emu.controller.controller import Controller
 
-__all__ = ["SGLS_DWORDS", "check_psdt", "data_buffers", "metadata_buffers", "sgl_support"]
+__all__ = ["SGLS_ANY", "SGLS_DWORDS", "check_psdt", "data_buffers", "metadata_buffers", "sgl_support"]
 
+SGLS_ANY: Final = 1
+"""SGLS bits 1:0: blocks start and end anywhere."""
 SGLS_DWORDS: Final = 2
-"""SGLS bits 1:0: blocks start and end on dwords. 1 is any alignment, 0 no SGLs."""
+"""They start and end on dwords. 0 is no SGLs."""
 
 _PSDT, _MPTR = (1, 6), (16, 0)
 _LENGTH_SHIFT, _IDENTIFIER_SHIFT = 32, 56
