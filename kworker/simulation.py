@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kworker.completion import Completion
 from kworker.deadlock import deadlock_report
+from kworker.interrupted import asleep_in
 from kworker.misuse import KworkerError, SimClosedError, SimDeadlock
 from kworker.runtime import context
 from kworker.schedulers import Schedule
@@ -89,6 +90,7 @@ class SimRuntime(SimKernel):
         self._tasks[task.pid] = task
         creator = self._getcurrent()
 
+        @asleep_in
         def run(*_: Any) -> None:
             try:
                 creator.switch()
@@ -152,6 +154,7 @@ class SimRuntime(SimKernel):
     def lock(self, name: str = "lock") -> Spinlock:
         return cast(Spinlock, SimSpinlock(runtime=self, name=name))
 
+    @asleep_in
     def run(self, main: Callable[..., R], *args: Any) -> R:
         """Run `main(*args)` as a task and return its result; its exceptions are raised here.
 
@@ -185,6 +188,7 @@ class SimRuntime(SimKernel):
             root.on_cpu = task.on_cpu
             root.on_cpu.cur = self._cur = self._root = root
 
+    @asleep_in
     def _run_inside(self, main: Callable[..., R], args: tuple[Any, ...]) -> R:
         outcome: list[R] = []
         failure: list[BaseException] = []

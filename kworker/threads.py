@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
+from kworker.interrupted import asleep_in
 from kworker.misuse import AtomicSleepError, is_failure, report_failure
 from kworker.runtime import Runtime, TimerHandle, context
 from kworker.spinlock import Spinlock, ThreadSpinlock
@@ -251,6 +252,7 @@ class ThreadRuntime(Runtime):
         cast(ThreadTask, task)._token.drop()
         task.state = state
 
+    @asleep_in
     def schedule(self, deadline_ns: int | None = None) -> None:
         task = context.task
         if task is None:

@@ -15,6 +15,8 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
+from kworker.interrupted import asleep_in
+
 __all__ = ["EventfdToken", "LockToken", "Token", "make_token"]
 
 _SELECT_FD_MAX = 1024  # select() cannot look at higher ones (FD_SETSIZE)
@@ -48,6 +50,7 @@ class LockToken:
         except RuntimeError:
             pass  # it is pending already
 
+    @asleep_in
     def take(self, timeout_s: float | None = None) -> None:
         if timeout_s is None:
             self._lock.acquire()
@@ -78,6 +81,7 @@ class EventfdToken:
         self._given = True
         os.eventfd_write(self._fd, 1)
 
+    @asleep_in
     def take(self, timeout_s: float | None = None) -> None:
         if timeout_s is not None and not select.select([self._fd], [], [], min(timeout_s, 1e6))[0]:
             return

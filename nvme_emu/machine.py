@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import kworker
-from kworker.siminterrupted import keep_whole
+from kworker import interrupted
 from nvme_emu.controller import Controller, ControllerConfig
 from nvme_emu.controller import Namespace as DeviceNamespace
 from nvme_emu.controller.config import CONTROLLERS_MAX
@@ -48,9 +48,9 @@ DEFAULT_SIZE = "256M"
 CLOCKS = ("wall", "virtual")
 CHECKS = ("off", "warn", "error")
 
-# Ctrl-C on the virtual clock leaves no request between a list and a ring.
-for _room in ("driver", "controller", "transports"):
-    keep_whole(str(Path(__file__).with_name(_room)))
+# Ctrl-C leaves no request between a list and a ring, and no lock held.
+for _room in ("driver", "controller", "transports", "core", "media", "_core"):
+    interrupted.keep_whole(str(Path(__file__).with_name(_room)))
 
 _INTEGERS = (
     *("seed", "lba_size", "queues", "depth", "poll_ns", "namespaces", "controllers", "cpus"),
@@ -197,6 +197,8 @@ class Machine:
         self._closing = contextlib.ExitStack()
         self._shutting_down = False
         with contextlib.ExitStack() as undo:
+            interrupted.watch(self)
+            undo.callback(interrupted.unwatch, self)
             self.media = self._open_media(undo)
             self.runtime = self._make_runtime(undo)
             self.memory = HostMemory()

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import kworker
+from kworker import interrupted
 from nvme_emu import machine_vfio_user
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.tls_psk import TlsKey
@@ -119,6 +120,8 @@ class RemoteMachine(Machine):
         self._closing = contextlib.ExitStack()
         host, port, nqn = parse_url(config.url)
         with contextlib.ExitStack() as undo:
+            interrupted.watch(self)
+            undo.callback(interrupted.unwatch, self)
             capture = None if config.pcap is None else undo.enter_context(Capture(config.pcap))
             tap = None if capture is None else capture.tap()
             key = config.identity.tls_key

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 import kworker
+from kworker import interrupted
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.driver import CtrlState, DriverConfig, HostModel, NvmeDriver, RecoveryConfig
@@ -82,9 +83,12 @@ class VfioUserMachine(Machine):
         self.runtime = kworker.current_runtime()
         if self.runtime.virtual:
             raise ValueError(f"{config.url} inside a simulation: a device elsewhere has no virtual clock")
-        self._closing = contextlib.ExitStack()
-        self._connect()
-        self._closing.callback(self._disconnect)
+        with contextlib.ExitStack() as undo:
+            interrupted.watch(self)
+            undo.callback(interrupted.unwatch, self)
+            self._connect()
+            undo.callback(self._disconnect)
+            self._closing = undo.pop_all()
 
     def _connect(self) -> None:
         config = self.remote

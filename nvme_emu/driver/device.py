@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import kworker
+from kworker.interrupted import never
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.page_pool import PagePool
 from nvme_emu.core.trace import NvmeState, TraceHub
@@ -499,6 +500,7 @@ class NvmeDriver:
                 "shut down from another thread"
             )
 
+    @never
     def shutdown(self) -> None:
         """End what is outstanding, delete the queues, and shut the controller down normally (CC.SHN=01b).
 

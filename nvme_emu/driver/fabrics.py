@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from kworker.interrupted import never
 from nvme_emu.core.dhchap import Secret
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.memory import HostMemory
@@ -354,6 +355,7 @@ class FabricsDriver(NvmeDriver):
     lost: OSError | None = None
     """Why the connection ended the last time, if it did."""
 
+    @never
     def shutdown(self) -> None:
         """End what is outstanding, shut the controller down normally (CC.SHN=01b), and disconnect."""
         self._check_not_a_worker()

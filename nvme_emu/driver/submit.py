@@ -397,10 +397,21 @@ class SyncPath(CallerPath):
             if complete or self.gate == DEAD:
                 break
             if not pair.tags.free or self.gate:
-                self._wait_for_tag()
+                try:
+                    self._wait_for_tag()
+                except BaseException:
+                    # Ctrl-C: nobody issues the rest any more.
+                    self._abandon(batch)
+                    raise
         self._await(batch)
         if batch._status:
             self._try_batch_again(batch)
+
+    def _abandon(self, batch: BatchRequest) -> None:
+        with self.ring_lock:
+            over = self.pair.abandon(batch, HOST_ABORTED)
+        if over:
+            batch.mark_done()
 
     def _issue(self, rq: Request) -> None:
         lock, pair = self.ring_lock, self.pair
@@ -421,11 +432,13 @@ class SyncPath(CallerPath):
     def _wait_for_tag(self) -> None:
         waiter = kworker.Completion(runtime=self.runtime, name=f"a free tag of queue {self.pair.qid}")
         self._tag_waiters.append(waiter)
-        if not self.pair.tags.free or self.gate == CLOSED:
-            waiter.wait(self.timeout_ns)
-        # Left on the list, it would take a wake-up that is meant for somebody who sleeps.
-        with contextlib.suppress(ValueError):
-            self._tag_waiters.remove(waiter)
+        try:
+            if not self.pair.tags.free or self.gate == CLOSED:
+                waiter.wait(self.timeout_ns)
+        finally:
+            # Left on the list, it would take a wake-up that is meant for somebody who sleeps.
+            with contextlib.suppress(ValueError):
+                self._tag_waiters.remove(waiter)
 
     def _await(self, rq: Request) -> None:
         """Wait by polling if that is worth it, else by sleeping until the interrupt."""

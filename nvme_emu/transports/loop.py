@@ -22,6 +22,8 @@ from pathlib import Path
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any, Protocol
 
+from kworker.interrupted import asleep_in
+
 __all__ = ["EVENT_READ", "EVENT_WRITE", "Loop", "Task"]
 
 SPIN_NS = 10_000
@@ -148,6 +150,7 @@ class Loop:
             if due is not None and due <= now:
                 task.work()
 
+    @asleep_in
     def _ready(self, wait_ns: int | None) -> list[tuple[selectors.SelectorKey, int]]:
         if wait_ns is None:
             return self._selector.select(None)

@@ -15,6 +15,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
+from kworker.interrupted import asleep_in
 from nvme_emu.core.errors import DmaError
 from nvme_emu.spec.vfio_user import (
     DEFAULT_DATA_BYTES_MAX,
@@ -120,6 +121,7 @@ class Messages:
 
     # -- requests -------------------------------------------------------------------------------------------
 
+    @asleep_in
     def request(self, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> tuple[bytes, list[int]]:
         """Ask, and wait for (payload, descriptors) of the reply. The descriptors are the caller's to close.
 

@@ -12,7 +12,7 @@ import pytest
 
 import kworker
 import nvme_emu
-from kworker.siminterrupted import _interrupted
+from kworker.interrupted import interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_somebody_elses_handler_stays() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, mine)
     with kworker.SimRuntime(), kworker.SimRuntime():
-        assert signal.getsignal(signal.SIGINT) is _interrupted
+        assert signal.getsignal(signal.SIGINT) is interrupted
 
 
 class Nth:
