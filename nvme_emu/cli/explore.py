@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nvme_emu.cli.common import EXIT_ERRORS, EXIT_INTERRUPTED, EXIT_USAGE, complain
+from nvme_emu.cli.common import EXIT_ERRORS, EXIT_INTERRUPTED, EXIT_USAGE, check_output, complain
 from nvme_emu.cli.explore_show import finding_lines, slug_of, write_schedule
 
 if TYPE_CHECKING:
@@ -95,6 +95,11 @@ def explore(
 
     if cluster is not None and not cluster.startswith("dask://"):
         complain(f"--on {cluster}: it is dask://HOST:PORT")
+        return EXIT_USAGE
+    try:
+        check_output(json_file, inputs=[test.partition("::")[0]], json=True)
+    except (OSError, ValueError) as error:
+        complain(str(error))
         return EXIT_USAGE
     results: list[dict[str, Any]] = []
     code = 0

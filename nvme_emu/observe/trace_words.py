@@ -58,7 +58,7 @@ _WORDS: Final[dict[str, Callable[[Record], str]]] = {
     "shadow_doorbell": lambda r: f"the device finds {'CQ' if r['is_cq'] else 'SQ'} {r['qid']} shadow = {r['value']}",
     "event_idx": lambda r: f"the device says {'CQ' if r['is_cq'] else 'SQ'} {r['qid']} EventIdx = {r['value']}",
     "async_event": lambda r: f"something to report: type {r['event_type']} info {r['info']} log {r['log_page']:#04x}",
-    "controller_state": lambda r: f"the controller is {r['what']}",
+    "controller_state": lambda r: f"the controller: {r['what']}",
     "kworker": _kworker,
     "fault_fired": lambda r: f"fault rule {r['rule']} fires on {r['on']}: {r['effects']} {r['detail']}".rstrip(),
     "check_finding": lambda r: f"the checker: {r['severity']}: {r['rule']}: {r['what']}",

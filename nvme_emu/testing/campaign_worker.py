@@ -227,9 +227,10 @@ class _Guest:
         items[:] = [item for item in items if "nvme_sim" in getattr(item, "fixturenames", ())]
         if self._only_list:
             found = {"tests": [item.nodeid for item in items], "sources": _sources()}
-            self._answers.write(json.dumps(found) + "\n")
-            self._answers.flush()
-            self.served = True
+            if items:
+                self._answers.write(json.dumps(found) + "\n")
+                self._answers.flush()
+                self.served = True
             items[:] = []
         del items[1:]
 

@@ -206,3 +206,17 @@ def test_test_that_ends_its_process_is_named(name: str, words: str, call) -> Non
     result = call(explore, f"test_end.py::{name}", "--seeds", "8", "-j", "1")
     assert result.return_value == 2
     assert f"test_end.py::{name} {words}" in result.output
+
+
+def test_file_that_cannot_be_imported_says_why(call, tmp_path: Path) -> None:
+    (tmp_path / "test_import.py").write_text("import there_is_no_such_module\n\ndef test_it(nvme_sim):\n    pass\n")
+    result = call(explore, "test_import.py")
+    assert result.return_value == 2
+    assert "No module named 'there_is_no_such_module'" in result.output
+
+
+@pytest.mark.parametrize("file", ["/nowhere/x.json", "test_it.py"])
+def test_json_that_cannot_be_written_is_refused_before_the_first_run(file: str, call) -> None:
+    result = call(explore, RACY, "--json", file)
+    assert result.return_value == 2
+    assert file in result.output
