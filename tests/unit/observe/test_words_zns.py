@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from click.testing import CliRunner
 import nvme_emu
 from nvme_emu.cli import cli
 from nvme_emu.cli.zns_words import zns
+from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.observe.nvme_words_zns import TOO_MANY_CHANGED, changed_zones, id_ns
 from nvme_emu.observe.rpc import RpcClient, RpcError, serve_rpc, watch
+from nvme_emu.observe.rpc_zns import ZnsMethods
 from nvme_emu.spec.identify import CSI_ZONED, IDENTIFY_NAMESPACE, Cns
 from nvme_emu.spec.zns import CHANGED_ZONE_LIST, ZoneState
 
@@ -174,3 +178,12 @@ def test_ssd_without_zones_is_said_to_have_none(tmp_path: Path) -> None:
 
 def test_changed_list_that_is_too_long_says_so() -> None:
     assert changed_zones(CHANGED_ZONE_LIST.build(nrzid=0xFFFF)) == {"result": TOO_MANY_CHANGED}
+
+
+def test_page_names_every_word_method_and_setting_and_its_example_runs(ssd: Any) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "zns.md").read_text()
+
+    for name in (*zns.commands, *ZnsMethods(watch(ssd)).table(), *(one.name for one in fields(ZnsConfig))):
+        assert re.search(rf"\b{re.escape(name)}\b", page), name
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(example, "docs/zns.md", "exec"), {})
