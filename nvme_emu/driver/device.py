@@ -70,7 +70,8 @@ class NvmeDriver:
     ``paths`` and ``admin`` are for who looks inside. ``probe`` and ``shutdown`` block; both run on the
     runtime that was given. ``recovery`` is what happens when the controller does not do as it should, with its
     counters and log; ``events`` handles asynchronous events; ``ana`` knows the states of the ANA
-    groups. ``recovery_class``, ``events_class`` and ``bells_class`` (shadow doorbells) are for those who test other ways.
+    groups. ``recovery_class``, ``events_class`` and ``bells_class`` (shadow doorbells) are for those who test other
+    ways.
     """
 
     recovery_class: type[Recovery] = Recovery

@@ -92,6 +92,8 @@ BUGS = (
         driver=submission.FLUSH_DEADLOCK, scenario=scenarios.bursts),
     Bug(name="request lost", what="the list is emptied after it was copied",
         driver=submission.REQUEST_LOST, scenario=scenarios.bursts),
+    Bug(name="shadow doorbell race", what="EventIdx is looked at before the shadow doorbell is written",
+        driver=submission.SHADOW_RACE, scenario=scenarios.callers, options=scenarios.SHADOWED, by="pct"),
     Bug(name="phase off by one", what="the phase is inverted one entry late",
         driver=completion.PHASE_OFF_BY_ONE, scenario=scenarios.callers),
     Bug(name="head beyond tail", what="the head doorbell is one too far",

@@ -9,12 +9,15 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from nvme_emu.controller import ControllerConfig
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.spec.status import Status
 from nvme_emu.testing import NvmeSim, fault
 
 BLOCK = 512
 SECOND_NS = 1_000_000_000
+SHADOWED = {"controller": ControllerConfig(shadow_doorbells=True, shadow_poll_ns=2_000)}
+"""Shadow doorbells of a controller that looks for a while, and rests."""
 UNREAD = int(Status.READ_ERROR)
 
 

@@ -8,9 +8,36 @@ from typing import Any
 from mutants_base import Mutant, MutantPair, mutant
 
 import kworker
+from nvme_emu.driver.dbbuf import DoorbellBuffers, PairBells
 from nvme_emu.driver.pump import PUMP_ROUNDS_MAX, PumpPath
 from nvme_emu.driver.submit import SyncPath
 from nvme_emu.spec.queues import SQE_SIZE
+
+# --- shadow doorbells -----------------------------------------------------------------------------------------
+
+
+class LookThenTell(PairBells):
+    """EventIdx is looked at before the tail is there: the controller may go to rest in between."""
+
+    point: Any = None
+
+    def update_tail(self, tail: int) -> bool:
+        asked = self.passes(self.sq, tail, self.words[self.sq])
+        self.point("EventIdx read, tail not written")
+        self.publish(self.sq, tail)
+        return asked
+
+
+class LookFirst(DoorbellBuffers):
+    """Pages whose words are `LookThenTell`."""
+
+    pair_bells = LookThenTell
+
+    def configure(self, driver: Any, pairs: Any) -> None:
+        super().configure(driver, pairs)
+        for pair in pairs:
+            pair.bells.point = driver.runtime.point
+
 
 # --- entries and doorbells ------------------------------------------------------------------------------------
 
@@ -165,6 +192,7 @@ class ListSwapped(PumpPath):
             self.requests = mine
 
 
+SHADOW_RACE = mutant("ShadowRace", bells_class=LookFirst)
 DOORBELL_BEFORE_SQE = mutant("DoorbellBeforeSqe", pair=DoorbellFirst)
 TAIL_WITHOUT_LOCK = mutant("TailWithoutLock", pair=SharedSlot, path=UnlockedPath)
 DOORBELL_OVERTAKEN = mutant("DoorbellOvertaken", pair=OldTail, path=LateRing)

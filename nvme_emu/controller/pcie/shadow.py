@@ -119,6 +119,22 @@ class ShadowDoorbells:
         self._seen_words[index * self._words_each] = self._words[index * self._words_each]
         self._publish(index, queue)
 
+    # -- for who looks on -----------------------------------------------------------------------------------
+
+    def word(self, qid: int, is_cq: bool) -> tuple[int, bool] | None:
+        """A queue's word, and whether it is what counts; None without such a queue."""
+        queue = (self._rings.cqs if is_cq else self._rings.sqs).get(qid)
+        if queue is None:
+            return None
+        index = 2 * qid + is_cq
+        place = index * self._words_each
+        word: int = self._words[place]
+        return word, self._live.get(index) is queue or word != self._seen_words[place]
+
+    def event_idx(self, qid: int, is_cq: bool) -> int:
+        """What is in the EventIdx page."""
+        return int(self._events[(2 * qid + is_cq) * self._words_each])
+
     # -- what the host tells --------------------------------------------------------------------------------
 
     def rung(self, qid: int, is_cq: bool, value: int) -> int | None:

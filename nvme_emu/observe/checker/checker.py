@@ -20,9 +20,11 @@ from nvme_emu.core.trace import (
     CheckFinding,
     ControllerState,
     Doorbell,
+    EventIdx,
     FetchCmd,
     PostCqe,
     RegisterWrite,
+    ShadowDoorbell,
     TraceHub,
 )
 from nvme_emu.observe.checker.buffers import Buffers
@@ -32,6 +34,7 @@ from nvme_emu.observe.checker.ledger import Ledger
 from nvme_emu.observe.checker.queues import Queues
 from nvme_emu.observe.checker.registers import Registers
 from nvme_emu.observe.checker.rules import RULES
+from nvme_emu.observe.checker.shadow import Shadow
 from nvme_emu.spec.queues import PSDT_MASK, Sqe
 from nvme_emu.spec.registers import Reg
 
@@ -101,9 +104,12 @@ class Checker(Ledger):
         self.registers = Registers(self)
         self.commands = Commands(self)
         self.buffers = Buffers(self)
+        self.shadow = Shadow(self)
         self._hearers: dict[type, Callable[[Any], None]] = {
             RegisterWrite: self._register_write,
             Doorbell: self.queues.rung,
+            ShadowDoorbell: self.shadow.found,
+            EventIdx: self.shadow.published,
             FetchCmd: self.queues.fetched,
             PostCqe: self._post_cqe,
         }
@@ -196,7 +202,7 @@ class Checker(Ledger):
 
     def _remember(self, event: Any, kind: type) -> None:
         """Keep the event with its queue; a doorbell is its queue's, the rest of the properties the controller's."""
-        if kind is Doorbell:
+        if kind is Doorbell or kind is ShadowDoorbell or kind is EventIdx:
             qid = event.qid
         elif kind is FetchCmd or kind is PostCqe:
             qid = event.sqid

@@ -110,6 +110,9 @@ class Queues:
         """Whether the rings are still where they were; asked when the host has taken memory back."""
         memory = self._ctrl.memory
         self.generation = memory.generation
+        for addr, nbytes in self._checker.shadow.spans():
+            if owner(memory, addr) is None:
+                self._checker.report("shadow-freed", f"the page {addr:#x} is gone", addr=addr, nbytes=nbytes)
         for addr, nbytes in [*self.spans(), *self._checker.registers.draining]:
             if owner(memory, addr) is None or owner(memory, addr + nbytes - 1) is None:
                 self._checker.report(
@@ -118,6 +121,10 @@ class Queues:
 
     def freed(self, addr: int, nbytes: int) -> None:
         """The driver gave these pages back to its allocator."""
+        for start, length in self._checker.shadow.spans():
+            if start < addr + nbytes and addr < start + length:
+                words = f"pages {addr:#x}+{nbytes:#x} freed, where the page {start:#x} of shadow doorbells is"
+                self._checker.report("shadow-freed", words, addr=addr, nbytes=nbytes, page=start)
         for start, length in [*self.spans(), *self._checker.registers.draining]:
             if start < addr + nbytes and addr < start + length:
                 words = f"pages {addr:#x}+{nbytes:#x} freed, where the ring {start:#x}+{length:#x} is"
@@ -154,6 +161,12 @@ class Queues:
                 words = f"SQ {qid} tail {event.value}; CSTS.RDY was not seen to be 1"
                 report("ready-not-awaited", words, qid=qid, value=event.value)
                 self._checker.registers.ready_seen = True  # once is enough
+        if not self._checker.shadow.judges(event):
+            self.moved(event)
+
+    def moved(self, event: Doorbell) -> None:
+        """A new tail or head, wherever the controller learns of it."""
+        qid, kind, report = event.qid, "cq" if event.is_cq else "sq", self._checker.report
         model = self.cq(qid) if event.is_cq else self.sq(qid)
         if model is None:
             rule = "doorbell-deleted" if (kind, qid) in self._gone else "doorbell-no-queue"
@@ -192,6 +205,8 @@ class Queues:
             words = f"cid {cid:#06x} is outstanding"
             self._checker.report("cid-reused", words, qid=model.sq.qid, cid=cid)
         model.live[cid] = entry = Sqe(*SQE.unpack(raw))
+        if not model.sq.qid:
+            self._checker.shadow.submitted(entry)
         self._checker.commands.submitted(model.sq.qid, entry, model.live)
 
     def _head(self, model: CqModel, head: int) -> None:

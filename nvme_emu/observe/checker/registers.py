@@ -144,6 +144,8 @@ class Registers:
             report("cc-reserved", f"CC {value:#x}: bits {reserved:#x} are reserved here", cc=value, reserved=reserved)
         if new.shn not in (CC_SHN_NONE, *_SHUT):
             report("shutdown-reserved", f"CC {value:#x}: SHN is {new.shn}", cc=value, shn=new.shn)
+        if (old.en and not new.en) or (new.shn in _SHUT and old.shn != new.shn):
+            self._checker.shadow.given_up("CC.EN cleared" if old.en and not new.en else "CC.SHN set")
         # A write that clears EN may bring other fields with it: they count from then on.
         if old.en and new.en:
             self._changed(old, new, value)

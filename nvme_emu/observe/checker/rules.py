@@ -64,6 +64,7 @@ _ABORT, _SET_FEATURES, _IDENTIFY = "Base 2.1 §5.1.1", "Base 2.1 §5.1.25", "Bas
 
 _FUSED, _COPY, _FORMAT = "Base 2.1 §3.4.2", "NVM 1.1 §3.3.2", "Base 2.1 §5.1.10"
 _ZONES = "ZNS 1.2 §2.1.1"
+_SHADOW, _SHADOW_USE = "Base 2.1 §5.2.5", "Base 2.1 Annex B.5"
 _CONNECT, _SGL = "Base 2.1 §6.3", "Base 2.1 §4.3.2"
 
 # id, mode, severity, clause, title; E and W are the severities.
@@ -120,6 +121,19 @@ _TABLE: Final[dict[str, tuple[tuple[str, str, str, str, str], ...]]] = {
         ("cq-head-past-tail", "pcie", _E, _EVENTS, "more completions consumed than were posted"),
         ("cq-stale-phase", "pcie", _E, _CQE_PHASE,
          "completions of the last pass consumed again: the phase was not looked at"),
+    ),
+    "shadow doorbells": (
+        ("shadow-memory", "pcie", _E, _SHADOW,
+         "a page of shadow doorbells outside host memory, off a memory page, over a queue or over the other one"),
+        ("shadow-freed", "pcie", _E, _SHADOW,
+         "the memory of shadow doorbells taken away while the controller may use it"),
+        ("shadow-reserved", "pcie", _E, _SHADOW, "reserved bits set in a shadow doorbell"),
+        ("shadow-not-written", "trapped", _E, _SHADOW_USE,
+         "a doorbell rung without its shadow doorbell written before"),
+        ("shadow-differs", "process", _E, _SHADOW_USE, "a doorbell rung with another value than its shadow doorbell"),
+        ("shadow-doorbell-missing", "trapped", _E, _SHADOW_USE,
+         "an entry given up whose doorbell was never rung, though its tail had passed EventIdx"),
+        ("event-idx-written", "pcie", _E, _SHADOW, "EventIdx written by the host"),
     ),
     "queues": (
         ("sqe-changed", "trapped", _E, _QUEUES, "an entry changed between its doorbell and its fetch"),

@@ -10,6 +10,7 @@ import cases_fabrics
 import cases_management
 import cases_queues
 import cases_registers
+import cases_shadow
 import cases_zones
 import pytest
 from checkedhost import CheckedHost
@@ -19,10 +20,11 @@ from nvme_emu.observe.checker import RULES
 Case = Callable[[CheckedHost], None]
 ALL: dict[str, tuple[list[Case], Case]] = {
     **cases_registers.CASES, **cases_queues.CASES, **cases_commands.CASES, **cases_management.CASES,
-    **cases_zones.CASES,
+    **cases_zones.CASES, **cases_shadow.CASES,
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
-    **cases_registers.OPTIONS, **cases_queues.OPTIONS, **cases_commands.OPTIONS, **cases_management.OPTIONS
+    **cases_registers.OPTIONS, **cases_queues.OPTIONS, **cases_commands.OPTIONS, **cases_management.OPTIONS,
+    **cases_shadow.OPTIONS,
 }  # fmt: skip
 for _rule, _cases in (*cases_management.MORE.items(), *cases_zones.MORE.items()):
     ALL[_rule][0].extend(_cases)
@@ -49,6 +51,13 @@ def test_rule_is_broken_by(rule: str, bad: Case) -> None:
     assert finding.title == RULES[rule].title
     assert finding.clause == RULES[rule].clause
     assert finding.what
+
+
+@pytest.mark.parametrize("rule", cases_shadow.THROUGH_THE_PAGE)
+def test_rule_is_broken_by_a_shadow_doorbell(rule: str) -> None:
+    host = CheckedHost(**cases_shadow.SHADOWED)
+    cases_shadow.THROUGH_THE_PAGE[rule](host)
+    assert rule in host.broken
 
 
 @pytest.mark.parametrize(("rule", "good"), GOOD)

@@ -84,7 +84,9 @@ def test_offered_only_where_the_configuration_says_so() -> None:
         assert status & 0x7FF == (0 if offered else Status.INVALID_OPCODE)
 
 
-@pytest.mark.parametrize("which", ["prp1 offset", "prp2 offset", "the same", "prp1 nowhere", "prp2 nowhere", "read-only"])
+@pytest.mark.parametrize(
+    "which", ["prp1 offset", "prp2 offset", "the same", "prp1 nowhere", "prp2 nowhere", "read-only"]
+)
 def test_a_bad_address_is_invalid_field_and_changes_nothing(which: str) -> None:
     host = ShadowHost()
     prp1, prp2 = host.shadow.addr, host.events.addr
@@ -249,7 +251,8 @@ def test_a_queue_that_is_made_anew_starts_at_nought() -> None:
     assert host.admin.run(AdminOpcode.DELETE_IO_SQ, nsid=0, cdw10=1).status == 0
     assert host.admin.run(AdminOpcode.DELETE_IO_CQ, nsid=0, cdw10=1).status == 0
     queue = host.queue(1, 8, 8)
-    for opcode, addr, cdw11 in ((AdminOpcode.CREATE_IO_CQ, queue.cq, 3), (AdminOpcode.CREATE_IO_SQ, queue.sq, 1 << 16 | 1)):
+    creates = ((AdminOpcode.CREATE_IO_CQ, queue.cq, 3), (AdminOpcode.CREATE_IO_SQ, queue.sq, 1 << 16 | 1))
+    for opcode, addr, cdw11 in creates:
         assert host.admin.run(opcode, nsid=0, prp1=addr, cdw10=7 << 16 | 1, cdw11=cdw11).status == 0
     assert (host.events[1, False], host.events[1, True]) == (0, 0)
     host.step()
