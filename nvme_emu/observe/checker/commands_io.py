@@ -6,6 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.holds import Hold
+from nvme_emu.controller.metadata import host_bytes
 from nvme_emu.controller.nvm_copy import COPY_BLOCKS_MAX, COPY_FORMATS, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX
 from nvme_emu.observe.checker.commands_zns import ZoneRules
 from nvme_emu.spec.commands import COPY_CDW12, DSM_NR_MASK, DSM_RANGE, DSM_RANGE_SIZE, RW_NLB_MASK, join64
@@ -136,6 +137,8 @@ class IoRules:
     def _covers(self, entry: Sqe, namespace: Namespace) -> int | None:
         blocks = (entry.cdw12 & RW_NLB_MASK) + 1
         nbytes = blocks << namespace.lba_shift
+        if namespace.layout is not None and entry.opcode in _RW:
+            nbytes = host_bytes(namespace, self._ctrl.config, entry.cdw12).data
         config, (slba, nsze) = self._ctrl.config, (join64(entry.cdw10, entry.cdw11), namespace.nsze)
         if entry.opcode in _RW:
             self._checker.commands.check_mdts(nbytes)
