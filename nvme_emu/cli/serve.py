@@ -30,6 +30,7 @@ from nvme_emu.cli.common import (
     quiet_option,
     write_json,
 )
+from nvme_emu.cli.serve_capabilities import capability_options, capability_settings
 from nvme_emu.cli.serve_shared import check_shared, join_ports, ports_of, shared_options
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ class Options:
     lba_size: int
     zoned: str | None
     metadata: str | None
+    power_states: str
+    temperature_sensors: int
+    track_allocation: bool
     profile: str
     seed: int
     trace: str | None
@@ -194,6 +198,7 @@ class FrontEnd(Protocol):
     metavar="NAME=VALUE,…",
     help="Zoned SSDs (docs/zns.md): zone_size=16M,max_open=4,…; \"\" takes the defaults.",
 )
+@capability_options
 @click.option(
     "--metadata",
     metavar="NAME=VALUE,…",
@@ -405,6 +410,9 @@ def _make_device(options: Options, number: int, sockets: int) -> ServedDevice:
             metadata=None if options.metadata is None else MetadataConfig.parse(options.metadata),
             profile=options.profile,
             seed=options.seed,
+            capabilities=capability_settings(
+                options.power_states, options.temperature_sensors, options.track_allocation
+            ),
             shadow_doorbells=options.shadow_doorbells,
             cmb=options.cmb if number <= len(options.vfio_user) else None,
             pmr=options.pmr if number <= len(options.vfio_user) else None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from nvme_emu.controller import Controller, ControllerConfig, Namespace
 from nvme_emu.controller.latency import LatencyModel
@@ -52,6 +52,8 @@ class DeviceOptions:
     nqn: str = ""
     zoned: ZnsConfig | None = None
     metadata: MetadataConfig | None = None
+    capabilities: dict[str, Any] = field(default_factory=dict)
+    """More fields of its ControllerConfig: see `serve_capabilities`."""
 
 
 class ServedDevice:
@@ -85,6 +87,7 @@ class ServedDevice:
                 subnqn=options.nqn,
                 controllers=options.ports,
                 ana_groups=options.ana_groups,
+                **options.capabilities,
             ),
             memory=self.memory,
             namespaces=self._namespaces(options, f"{serial}/{options.seed}"),
