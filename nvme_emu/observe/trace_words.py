@@ -27,13 +27,19 @@ def _register_write(r: Record) -> str:
     return f"the host writes {r['value']:#x} to {name}"
 
 
+def _queue_rq(r: Record) -> str:
+    # Without blocks it may be an admin command, whose opcodes are others; the next event names it.
+    what = f": {_command(r, None)}" if r["nlb"] else ""
+    return f"{r['task']} hands over request {r['request']}{what}"
+
+
 def _kworker(r: Record) -> str:
     args = " ".join(str(arg) for arg in r.get("args", ()))
     return f"{r['what']} {args}"
 
 
 _WORDS: Final[dict[str, Callable[[Record], str]]] = {
-    "nvme_queue_rq": lambda r: f"{r['task']} hands over request {r['request']}: {_command(r, None)}",
+    "nvme_queue_rq": _queue_rq,
     "nvme_setup_cmd": lambda r: (
         f"request {r['request']} becomes a command: q{r['qid']} cid {r['cid']:#06x} {_command(r, r['qid'])}"
     ),
