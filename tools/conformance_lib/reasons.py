@@ -13,8 +13,6 @@ _FDP = "Flexible Data Placement is not offered (CTRATT.FDPS)"
 _GROUPS = "no endurance groups and NVM sets (CTRATT)"
 _PLM = "Predictable Latency Mode is not offered (CTRATT.PLM)"
 _MI = "no Management Endpoint (MEC)"
-_CMB = "no Controller Memory Buffer (CAP.CMBS)"
-_PMR = "no Persistent Memory Region (CAP.PMRS)"
 _BOOT = "no boot partitions (CAP.BPS)"
 _VIRTUAL = "no virtualization: one primary function (OACS.VMS)"
 _REACH = "no reachability groups (CRCAP)"
@@ -105,23 +103,10 @@ NOT_OFFERED: dict[str, str] = {
     "Cns.CONTROLLER_STATE_FORMATS": _MIGRATION,
     "Reg.INTMS": "undefined with MSI-X: writes are ignored",
     "Reg.INTMC": "undefined with MSI-X: writes are ignored",
-    "Reg.CMBLOC": _CMB,
-    "Reg.CMBSZ": _CMB,
     "Reg.BPINFO": _BOOT,
     "Reg.BPRSEL": _BOOT,
     "Reg.BPMBL": _BOOT,
-    "Reg.CMBMSC": _CMB,
-    "Reg.CMBSTS": _CMB,
-    "Reg.CMBEBS": _CMB,
-    "Reg.CMBSWTP": _CMB,
     "Reg.NSSD": "no subsystem shutdown (CAP.NSSS)",
-    "Reg.PMRCAP": _PMR,
-    "Reg.PMRCTL": _PMR,
-    "Reg.PMRSTS": _PMR,
-    "Reg.PMREBS": _PMR,
-    "Reg.PMRSWTP": _PMR,
-    "Reg.PMRMSCL": _PMR,
-    "Reg.PMRMSCU": _PMR,
 }
 
 FABRICS_ONLY = frozenset({"AdminOpcode.KEEP_ALIVE", "AdminOpcode.FABRICS", "NvmOpcode.FABRICS", "Lid.DISCOVERY",
@@ -130,5 +115,7 @@ FABRICS_ONLY = frozenset({"AdminOpcode.KEEP_ALIVE", "AdminOpcode.FABRICS", "NvmO
 PCI_ONLY = frozenset({
     "AdminOpcode.CREATE_IO_SQ", "AdminOpcode.CREATE_IO_CQ", "AdminOpcode.DELETE_IO_SQ", "AdminOpcode.DELETE_IO_CQ",
     "Fid.INTERRUPT_COALESCING", "Fid.INTERRUPT_VECTOR_CONFIG", "Reg.AQA", "Reg.ASQ", "Reg.ACQ", "Reg.DOORBELLS",
+    "Reg.CMBLOC", "Reg.CMBSZ", "Reg.CMBMSC", "Reg.CMBSTS", "Reg.CMBEBS", "Reg.CMBSWTP",
+    "Reg.PMRCAP", "Reg.PMRCTL", "Reg.PMRSTS", "Reg.PMREBS", "Reg.PMRSWTP", "Reg.PMRMSCL", "Reg.PMRMSCU",
 })  # fmt: skip
 """Done on PCI Express; behind a fabric there is none of it."""

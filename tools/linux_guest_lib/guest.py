@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .images import find_images
+from .images import Images, find_images
 from .qemu import find_qemu
 
 __all__ = ["HOST_ADDRESS", "NETWORK_UP", "Guest", "GuestError", "Result", "network_device", "vfio_user_device"]
@@ -82,7 +82,8 @@ class Guest:
     """One virtual machine. `devices` are QEMU's words for what is attached to it.
 
     `shared_memory` False gives it memory that cannot be mapped by others, so that DMA goes by messages.
-    Raises Unavailable where there can be no guest, GuestError when it does not boot.
+    `images` are what it boots, the usual ones if nothing is said. Raises Unavailable where there can be no guest,
+    GuestError when it does not boot.
     """
 
     def __init__(
@@ -94,8 +95,9 @@ class Guest:
         shared_memory: bool = True,
         kernel_options: str = "",
         boot_seconds: float = BOOT_SECONDS,
+        images: Images | None = None,
     ) -> None:
-        qemu, images = find_qemu(), find_images()
+        qemu, images = find_qemu(), images or find_images()
         self.version = f"{qemu.version}; Linux {images.release}"
         self.directory = Path(tempfile.mkdtemp(prefix="nvme-emu-guest-"))
         self._buffer = b""

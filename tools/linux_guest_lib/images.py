@@ -18,7 +18,7 @@ from .cache import Unavailable, made_once
 from .packages import SUITE, fetch, unpack
 from .qemu import own_loader
 
-__all__ = ["Images", "find_images"]
+__all__ = ["INIT", "Images", "cpio_entry", "find_images"]
 
 PACKAGES = [
     *("base-files", "bash", "dash", "coreutils", "findutils", "grep", "sed", "mawk", "tar", "gzip", "diffutils"),
@@ -38,7 +38,7 @@ _MODULES = (
     *("drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover"),
 )
 
-_INIT = """#!/bin/busybox sh
+INIT = """#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox insmod /virtio_blk.ko
 n=0
@@ -78,7 +78,7 @@ class Images:
     release: str
 
 
-def _cpio_entry(name: str, mode: int, data: bytes, inode: int) -> bytes:
+def cpio_entry(name: str, mode: int, data: bytes, inode: int) -> bytes:
     """One file of a cpio archive in the "newc" format that the kernel unpacks."""
     encoded = name.encode() + b"\0"
     numbers = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(encoded), 0)
@@ -91,12 +91,12 @@ def _initramfs(root: Path, release: str) -> bytes:
     files = [
         ("bin/busybox", 0o755, (root / "usr/bin/busybox").read_bytes()),
         ("virtio_blk.ko", 0o644, lzma.decompress(module.read_bytes())),
-        ("init", 0o755, _INIT.encode()),
+        ("init", 0o755, INIT.encode()),
     ]
     parts = [(name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "root")]
     parts += [(name, stat.S_IFREG | mode, data) for name, mode, data in files]
-    archive = b"".join(_cpio_entry(name, mode, data, n) for n, (name, mode, data) in enumerate(parts, 1))
-    return archive + _cpio_entry("TRAILER!!!", 0, b"", 0)
+    archive = b"".join(cpio_entry(name, mode, data, n) for n, (name, mode, data) in enumerate(parts, 1))
+    return archive + cpio_entry("TRAILER!!!", 0, b"", 0)
 
 
 def _prepare_root(root: Path, release: str) -> None:

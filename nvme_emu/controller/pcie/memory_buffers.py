@@ -297,6 +297,12 @@ class MemoryBuffers:
             return self.cmb.read(offset)
         return self.pmr.read(offset) if self.pmr is not None and offset >= Reg.PMRCAP else 0
 
+    def takes(self, offset: int) -> bool:
+        """Whether the dword of a property can be written."""
+        if offset in (Reg.CMBMSC, Reg.CMBMSC + 4):
+            return self.cmb is not None
+        return self.pmr is not None and offset in (Reg.PMRCTL, Reg.PMRMSCL, Reg.PMRMSCU)
+
     def write(self, offset: int, value: int) -> bool:
         """Write a dword of a property; False where there is nothing to write."""
         if self.cmb is not None and offset < Reg.PMRCAP:

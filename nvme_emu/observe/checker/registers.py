@@ -122,7 +122,7 @@ class Registers:
                 self.forget()
         elif offset in (Reg.INTMS, Reg.INTMC):
             report("reg-interrupt-mask", f"{value:#x} written to {_name(offset)}", value=value, offset=offset)
-        else:
+        elif not self._ctrl.buffers.takes(offset):
             report("reg-read-only", f"{value:#x} written to {_name(offset)}", value=value, offset=offset)
 
     def _write_admin_queue(self, offset: int, value: int) -> None:
