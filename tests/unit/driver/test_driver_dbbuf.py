@@ -102,6 +102,7 @@ def test_a_refusal_is_said_and_ignored() -> None:
         work(ssd, 5)
 
 
+@pytest.mark.breaks_rules  # the command is sent all the same
 def test_not_asked_for_where_it_is_not_offered() -> None:
     with shadowed(ControllerConfig()) as ssd:
         assert ssd.controller.shadow is None

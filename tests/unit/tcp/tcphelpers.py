@@ -15,6 +15,7 @@ import pytest
 from tcphost import NQN, make_target
 
 from nvme_emu.controller.fabrics import FabricsTarget
+from nvme_emu.observe.checker import FabricsChecker
 from nvme_emu.transports.loop import Loop
 from nvme_emu.transports.tcp import TcpServer, TcpServerConfig
 
@@ -55,13 +56,20 @@ class Served:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Served]]:
-    """serve(target=None, **TcpServerConfig fields) -> Served; ended and audited after the test."""
+    """serve(target=None, **TcpServerConfig fields) -> Served; ended and audited after the test.
+
+    With NVME_EMU_CHECK in the environment hosts are under the checker, unless the test says that it breaks rules.
+    """
     before = open_fds()
     running: list[tuple[Served, threading.Thread]] = []
+    checkers: list[FabricsChecker] = []
+    checked = os.environ.get("NVME_EMU_CHECK", "off") != "off"
 
     def start(target: FabricsTarget | None = None, **config: Any) -> Served:
         loop = Loop()
         target = target or make_target(size=8 << 20)
+        if checked:
+            checkers.append(FabricsChecker(target).attach())
         log: list[str] = []
         server = TcpServer(loop, target, TcpServerConfig(port=0, **config), log=log.append)
         served = Served(target, loop, server, log)
@@ -71,6 +79,8 @@ def serve() -> Iterator[Callable[..., Served]]:
         return served
 
     yield start
+    for checker in checkers:
+        checker.host_is_there = True
     for served, thread in running:
         served.loop.stop()
         thread.join(10)
@@ -81,3 +91,5 @@ def serve() -> Iterator[Callable[..., Served]]:
         for association in served.target.associations.values():
             assert association.controller.internal_error is None
     assert open_fds() == before
+    for checker in checkers:
+        checker.raise_new()
