@@ -484,7 +484,7 @@ class _VfioUserFront:
             "vfio_user": self._server.path,
             "clients": self._server.clients,
             "steps": function.steps,
-            "interrupts": function.vectors.delivered,
+            "interrupts": function.vectors.delivered + function.pin.delivered,
             "doorbells": function.doorbells,
             **self._device.summary(),
         }

@@ -42,6 +42,7 @@ from nvme_emu.controller.pcie.coalescing import Coalescer
 from nvme_emu.controller.pcie.interrupts import Interrupts
 from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
 from nvme_emu.controller.pcie.memory_buffers import MemoryBuffers
+from nvme_emu.controller.pcie.pin import InterruptPin
 from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
 from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
 from nvme_emu.controller.pcie.shadow import ShadowDoorbells
@@ -136,6 +137,7 @@ class Controller(DeviceState):
         self.admin_handlers = handlers_of(config)
         self.shadow: ShadowDoorbells | None = None
         """What the host has set up with Doorbell Buffer Config."""
+        self.pin = InterruptPin(self)
         self.wants_heads = False
         """Whether each head doorbell counts at once, as it does for an interrupt that is a level."""
         self.identify_fields: dict[str, Any] = {}
@@ -522,7 +524,7 @@ class Controller(DeviceState):
         elif offset == Reg.NSSR:
             if registers.is_subsystem_reset(value):
                 self.subsystem.reset(self)
-        elif not registers.store(offset, value):
+        elif not registers.store(offset, value) and not self.pin.write(offset, value):
             self._note(f"ignored a write of {value:#x} to the property at {offset:#x}")
 
     def _write_cc(self, value: int) -> None:
@@ -536,6 +538,7 @@ class Controller(DeviceState):
         elif old.en and not new.en:
             # All properties but those of the admin queues go to their defaults (Base 2.1, 3.7.2).
             registers.cc = CC.pack(shn=new.shn)
+            registers.interrupt_mask = 0
             self._input(Input.DISABLE)
         if new.shn in (CC_SHN_NORMAL, CC_SHN_ABRUPT) and old.shn != new.shn:
             self._input(Input.SHUTDOWN)

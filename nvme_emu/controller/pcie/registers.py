@@ -3,7 +3,7 @@
     offset     name    access                                          while CC.EN = 1
     00h..07h   CAP     read-only
     08h..0Bh   VS      read-only
-    0Ch..13h   INTMS/C reads 0, writes ignored: undefined with MSI-X
+    0Ch..13h   INTMS/C the mask of the interrupt pin (`pin`); reads 0, writes ignored with MSI-X: undefined
     14h..17h   CC      read/write, reserved bits read 0                CSS, MPS, AMS keep their value
     1Ch..1Fh   CSTS    read-only; NSSRO is cleared by writing 1
     20h..23h   NSSR    reads 0; 4E564D65h resets if CAP.NSSRS
@@ -128,6 +128,8 @@ class RegisterFile:
         self.crto = CRTO.pack(crwmt=-(-config.ready_timeout_ms // CRTO_UNIT_MS), crimt=0)
         self.state = State.DISABLED
         self.nssro = 0
+        self.interrupt_mask = 0
+        """What INTMS and INTMC read."""
         self.paused = False
         """CSTS.PP: new firmware starts, and no command is fetched."""
         self.cc = 0
@@ -170,6 +172,8 @@ class RegisterFile:
             return stored
         if offset == Reg.CSTS:
             return self.csts
+        if offset in (Reg.INTMS, Reg.INTMC):
+            return self.interrupt_mask
         if offset == Reg.CC:
             return self.cc
         if offset == Reg.CAP:
@@ -220,7 +224,7 @@ class RegisterFile:
 
     def reset_subsystem(self) -> None:
         """Everything to its default but NSSRO, which now tells of the reset."""
-        self.cc = 0
+        self.cc = self.interrupt_mask = 0
         self.nssro = CSTS_NSSRO
         self.buffers.subsystem_reset()
         self._admin_queues = dict.fromkeys(_ADMIN_QUEUE_DWORDS, 0)

@@ -80,12 +80,17 @@ class ShadowDoorbells:
         self._stride = config.doorbell_stride
         self._words_each = self._stride // 4
         self._used = 2 * (config.io_queues_max + 1) * self._stride
-        self._poll_ns = config.shadow_poll_ns
+        self._patience_ns = config.shadow_poll_ns
         self._live: dict[int, SubmissionQueue | CompletionQueue] = {}
         self._timer: Timer | None = None
         self._news_ns = 0
         self.looks = self.found = 0
         """How often the page was compared, and how many words had changed."""
+
+    @property
+    def _poll_ns(self) -> int:
+        """How long to look by itself; not at all while the host has to tell of each head (a level is an interrupt)."""
+        return 0 if self._ctrl.wants_heads else self._patience_ns
 
     def open(self) -> None:
         """Begin: what is in the words now is no news."""
@@ -265,7 +270,7 @@ class ShadowDoorbells:
 
     def _wants_head(self, cq: CompletionQueue) -> bool:
         """Whether the controller has to hear at once of completions that are taken."""
-        return not self._poll_ns or 2 * cq.free < cq.size or self._ctrl.wants_heads
+        return not self._poll_ns or 2 * cq.free < cq.size
 
     # -- looking by itself ----------------------------------------------------------------------------------
 

@@ -121,7 +121,8 @@ class Registers:
             else:
                 self.forget()
         elif offset in (Reg.INTMS, Reg.INTMC):
-            report("reg-interrupt-mask", f"{value:#x} written to {_name(offset)}", value=value, offset=offset)
+            if not self._ctrl.pin.in_use:
+                report("reg-interrupt-mask", f"{value:#x} written to {_name(offset)}", value=value, offset=offset)
         elif not self._ctrl.buffers.takes(offset):
             report("reg-read-only", f"{value:#x} written to {_name(offset)}", value=value, offset=offset)
 

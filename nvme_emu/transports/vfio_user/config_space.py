@@ -83,6 +83,7 @@ class FunctionShape:
     bar0_bytes: int
     bar4_bytes: int
     pba_offset: int
+    intx: bool = False
     bar2_bytes: int = 0
 
 
@@ -109,6 +110,21 @@ class ConfigSpace:
     def msix_enabled(self) -> bool:
         """MSI-X Enable."""
         return bool(self._u16(_MXC_AT) & MSIX_CONTROL.mask("mxe"))
+
+    @property
+    def interrupt_disabled(self) -> bool:
+        """Interrupt Disable in Command: the pin is not asserted."""
+        return bool(self._u16(Header.CMD) & COMMAND.mask("id"))
+
+    @property
+    def interrupt_status(self) -> bool:
+        """Interrupt Status in Status: what the pin would say."""
+        return bool(self._u16(Header.STS) & STATUS.mask("is_"))
+
+    @interrupt_status.setter
+    def interrupt_status(self, asserted: bool) -> None:
+        status = STATUS.mask("is_")
+        struct.pack_into("<H", self._data, Header.STS, self._u16(Header.STS) & ~status | (status if asserted else 0))
 
     @property
     def function_masked(self) -> bool:
@@ -150,6 +166,7 @@ def _initial(shape: FunctionShape) -> bytes:
             ssvid=shape.ssvid,
             ssid=shape.device_id,
             cap=PM_AT,
+            ipin=int(shape.intx),  # INTA#
         ),
         PM_AT: PM_CAPABILITY.build(
             id=CapId.POWER_MANAGEMENT, next=MSIX_AT, pc=PM_CAP.pack(vs=3), pmcs=PM_CONTROL.pack(nsfrst=1)

@@ -87,6 +87,13 @@ class DoorbellPage:
                 ring(_AT + at, int.from_bytes(now[at : at + 4], "little"))
         return True
 
+    def trapped(self, offset: int, value: int) -> None:
+        """A doorbell came by message though it is mapped (QEMU unmaps BARs while INTx is pending): the word follows."""
+        at = offset - _AT
+        if at % 4 == 0 and at + 4 <= self.nbytes:
+            self._words[at // 4] = value
+            self._seen[at : at + 4] = value.to_bytes(4, "little")
+
     def stirred(self, now_ns: int) -> None:
         """The host did something that this page does not show: a shadow doorbell."""
         self._changed_ns = now_ns

@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from errno import EINVAL, EPERM
+from errno import EINVAL
 
 from nvme_emu.core.errors import DmaError
 from nvme_emu.core.memory import HostMemory
@@ -39,7 +39,8 @@ from nvme_emu.transports.vfio_user.bars import SharedBars
 from nvme_emu.transports.vfio_user.config_space import ConfigSpace, Effect, FunctionShape
 from nvme_emu.transports.vfio_user.dma import DmaMaps
 from nvme_emu.transports.vfio_user.doorbells import DoorbellPage
-from nvme_emu.transports.vfio_user.irqs import MsixVectors, bar4_bytes, pba_offset
+from nvme_emu.transports.vfio_user.irqs import MsixVectors, bar4_bytes, check_eventfd, pba_offset
+from nvme_emu.transports.vfio_user.pin import PinInterrupt
 from nvme_emu.transports.vfio_user.ports import CompletionRing, NvmeFunction, RequestError
 from nvme_emu.transports.vfio_user.remote import ClientMessages
 from nvme_emu.transports.vfio_user.session import Irqs, Region, Session
@@ -105,8 +106,10 @@ class VfioUserFunction:
                 bar2_bytes=self._bar_bytes[RegionIndex.BAR2],
                 bar4_bytes=self._bar_bytes[RegionIndex.BAR4],
                 pba_offset=pba_offset(config.vectors),
+                intx=config.intx,
             )
         )
+        self.pin = PinInterrupt(controller, self.config_space, close_fd)
         self.maps = DmaMaps(memory, close_fd)
         self.maps.covered = buffers.covers
         buffers.give_way(self.maps.make_way, self.maps.come_back)
@@ -138,6 +141,7 @@ class VfioUserFunction:
         self.maps.clear()
         self._bars.clear()
         self.vectors.close()
+        self.pin.release(0, 1)
         if self.page is not None:
             self.page.close()
             self.page = None
@@ -204,7 +208,10 @@ class VfioUserFunction:
             if len(data) == 4:
                 self._note(offset, int.from_bytes(data, "little"))
         else:
-            self.doorbells += offset >= _DOORBELLS
+            if offset >= _DOORBELLS:
+                self.doorbells += 1
+                if self.page is not None and len(data) == 4:
+                    self.page.trapped(offset, int.from_bytes(data, "little"))
             starts_or_ends = offset <= Reg.NSSR and offset + len(data) > Reg.CC
             if starts_or_ends:
                 self._abandon()
@@ -232,6 +239,7 @@ class VfioUserFunction:
         if effect & Effect.MSIX:
             self.vectors.mask_function(self.config_space.function_masked)
             self._work_due = True
+        self.pin.look()
         if effect & Effect.BUS_MASTER:
             self._abandon()
             self._work_due = True
@@ -261,6 +269,7 @@ class VfioUserFunction:
         controller.take_irqs()
         self.config_space.reset()
         self.vectors.reset_table()
+        self.pin.look()
         self._cq_tails.clear()
         if self.page is not None:
             self.page.refresh()
@@ -268,7 +277,9 @@ class VfioUserFunction:
     # -- interrupts -----------------------------------------------------------------------------------------
 
     def irqs(self, index: int) -> Irqs:
-        """MSI-X only: the function has no interrupt pin and no MSI."""
+        """MSI-X and the interrupt pin; the function has no MSI."""
+        if index == IrqIndex.INTX and self.pin.count:
+            return Irqs(1, IrqInfoFlag.EVENTFD | IrqInfoFlag.MASKABLE | IrqInfoFlag.AUTOMASKED)
         if index == IrqIndex.MSIX:
             flags = IrqInfoFlag.EVENTFD | IrqInfoFlag.MASKABLE
             return Irqs(self.vectors.count, flags)
@@ -286,29 +297,20 @@ class VfioUserFunction:
             raise RequestError(EINVAL, f"SET_IRQS {start}+{count} of {there} interrupts of kind {index}")
         if fds and (kind != IrqSetFlag.DATA_EVENTFD or len(fds) != count):
             raise RequestError(EINVAL, f"SET_IRQS of {count} with {len(fds)} descriptors and flags {flags:#x}")
+        irqs = self.pin if index == IrqIndex.INTX else self.vectors
         if kind == IrqSetFlag.DATA_EVENTFD:
-            self._set_eventfds(action, start, count, fds)
+            _set_eventfds(irqs, action, start, count, fds)
         else:
             if kind == IrqSetFlag.DATA_NONE and action == IrqSetFlag.ACTION_TRIGGER and not count:
-                self.vectors.release(0, there)  # "disable this kind"
+                if there:
+                    irqs.release(0, there)  # "disable this kind"
                 return
             chosen = [start + at for at in range(count) if not data or data[at]]
             if action == IrqSetFlag.ACTION_TRIGGER:
-                self.vectors.deliver(chosen)
+                irqs.deliver(chosen)
             else:
-                self.vectors.mask(chosen, action == IrqSetFlag.ACTION_MASK)
+                irqs.mask(chosen, action == IrqSetFlag.ACTION_MASK)
         self._work_due = True
-
-    def _set_eventfds(self, action: int, start: int, count: int, fds: list[int]) -> None:
-        if action != IrqSetFlag.ACTION_TRIGGER:
-            raise RequestError(EINVAL, "SET_IRQS: eventfds for masking are not offered")
-        for fd in fds:
-            _check_eventfd(fd)
-        if fds:
-            self.vectors.assign(start, fds[:])
-            fds.clear()
-        else:
-            self.vectors.release(start, count)
 
     # -- memory ---------------------------------------------------------------------------------------------
 
@@ -426,6 +428,7 @@ class VfioUserFunction:
             irqs = controller.take_irqs()
             if irqs:
                 self.vectors.deliver(irqs)
+            self.pin.look()
             due = controller.next_deadline()
             if not self._noted and (due is None or due > now):
                 return
@@ -482,16 +485,18 @@ class VfioUserFunction:
                 yield cq.base + start * CQE_SIZE, (tail - start) * CQE_SIZE
 
 
+def _set_eventfds(irqs: MsixVectors | PinInterrupt, action: int, start: int, count: int, fds: list[int]) -> None:
+    if action != IrqSetFlag.ACTION_TRIGGER:
+        raise RequestError(EINVAL, "SET_IRQS: eventfds for masking are not offered")
+    for fd in fds:
+        check_eventfd(fd)
+    if fds:
+        irqs.assign(start, fds[:])
+        fds.clear()
+    else:
+        irqs.release(start, count)
+
+
 def _dwords(offset: int, count: int) -> Iterator[int]:
     yield offset
     yield from range((offset & ~3) + 4, offset + count, 4)
-
-
-def _check_eventfd(fd: int) -> None:
-    """A write to anything else (a pipe that is full) could hold the whole server up."""
-    try:
-        kind = os.readlink(f"/proc/self/fd/{fd}")
-    except OSError as error:
-        raise RequestError(EPERM, f"SET_IRQS: a descriptor cannot be looked at: {error}") from error
-    if kind != "anon_inode:[eventfd]":
-        raise RequestError(EINVAL, f"SET_IRQS: a descriptor is of {kind}, not of an eventfd")

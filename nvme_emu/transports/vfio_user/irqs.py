@@ -17,13 +17,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable
-from errno import EINVAL
+from errno import EINVAL, EPERM
 
 from nvme_emu.spec.pci import msix_pba_bytes, msix_table_bytes
 from nvme_emu.spec.registers import MSIX_ENTRY_MASKED, MSIX_ENTRY_SIZE
 from nvme_emu.transports.vfio_user.ports import NvmeFunction, RequestError
 
-__all__ = ["MsixVectors", "bar4_bytes", "pba_offset"]
+__all__ = ["MsixVectors", "bar4_bytes", "check_eventfd", "pba_offset"]
 
 _PAGE = 4096
 _CONTROL = MSIX_ENTRY_SIZE - 4  # where an entry's vector control is
@@ -160,3 +160,13 @@ class MsixVectors:
         first, last = offset // MSIX_ENTRY_SIZE, (end - 1) // MSIX_ENTRY_SIZE
         self._table_used.update(range(first, last + 1))
         self._update(range(first, last + 1))
+
+
+def check_eventfd(fd: int) -> None:
+    """A write to anything else (a pipe that is full) could hold the whole server up."""
+    try:
+        kind = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError as error:
+        raise RequestError(EPERM, f"SET_IRQS: a descriptor cannot be looked at: {error}") from error
+    if kind != "anon_inode:[eventfd]":
+        raise RequestError(EINVAL, f"SET_IRQS: a descriptor is of {kind}, not of an eventfd")

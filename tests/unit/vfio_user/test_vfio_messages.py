@@ -136,10 +136,10 @@ def test_region_info_of_mapped_doorbells_has_the_area_and_a_descriptor(make_rig)
     os.close(fd)
 
 
-def test_irq_info_offers_msix_only(client: Client) -> None:
+def test_irq_info_offers_msix_and_the_pin(client: Client) -> None:
     for index in IrqIndex:
         reply = client.request(Command.DEVICE_GET_IRQ_INFO, IRQ_INFO.build(argsz=16, index=index))
-        count, flags = (65, 3) if index is IrqIndex.MSIX else (0, 0)
+        count, flags = {IrqIndex.MSIX: (65, 3), IrqIndex.INTX: (1, 7)}.get(index, (0, 0))
         assert IRQ_INFO.parse(reply.data) == {"argsz": 16, "flags": flags, "index": index, "count": count}
 
 
@@ -329,8 +329,8 @@ def test_set_irqs_that_makes_no_sense_is_refused(
 
 
 def test_set_irqs_of_another_kind_is_refused(client: Client) -> None:
-    assert client.set_irqs(NONE | TRIGGER, 0, 1, index=IrqIndex.INTX).errno == errno.EINVAL
-    assert client.set_irqs(NONE | TRIGGER, 0, 0, index=IrqIndex.INTX).errno == 0
+    assert client.set_irqs(NONE | TRIGGER, 0, 1, index=IrqIndex.MSI).errno == errno.EINVAL
+    assert client.set_irqs(NONE | TRIGGER, 0, 0, index=IrqIndex.MSI).errno == 0
     assert client.set_irqs(NONE | TRIGGER, 0, 0, index=77).errno == errno.EINVAL
 
 
