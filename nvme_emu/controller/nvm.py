@@ -65,6 +65,7 @@ READ_OR_WRITE = frozenset(
         NvmOpcode.WRITE_ZEROES,
         NvmOpcode.WRITE_UNCORRECTABLE,
         NvmOpcode.VERIFY,
+        NvmOpcode.ZONE_APPEND,
     )
 )
 

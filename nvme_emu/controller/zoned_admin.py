@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from nvme_emu.controller.locations import NSID, PRP1, location
-from nvme_emu.controller.namespace import LBA_FORMATS
+from nvme_emu.controller.metadata import formats_offered
 from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.controller.zone_states import ZoneAction
 from nvme_emu.core.errors import CommandError
@@ -116,9 +116,9 @@ def _lower_bound(cmd: Command) -> int:
     return cmd.nsid
 
 
-def _data(zns: ZnsConfig | None) -> bytes:
+def _data(ctrl: Controller, zns: ZnsConfig | None) -> bytes:
     assert zns is not None, "the command set is offered"
-    sizes = [0 if one.ms else 1 << one.lbads for one in LBA_FORMATS]
+    sizes = [0 if one.ms else 1 << one.lbads for one in formats_offered(ctrl.config)]
     return IDENTIFY_ZNS_NAMESPACE.build(
         ozcs=OZCS.pack(razb=int(zns.cross_read)),
         mar=zns.max_active - 1 if zns.max_active else NO_LIMIT,
@@ -127,24 +127,24 @@ def _data(zns: ZnsConfig | None) -> bytes:
     )
 
 
-def _data_of(namespace: Namespace | None) -> bytes:
+def _data_of(ctrl: Controller, namespace: Namespace | None) -> bytes:
     if namespace is None:
         return IDENTIFY_ZNS_NAMESPACE.build()
     if namespace.zones is None:
         raise CommandError(Status.INVALID_FIELD, location=_CSI)
-    return _data(namespace.zones.config)
+    return _data(ctrl, namespace.zones.config)
 
 
 def _namespace(ctrl: Controller, cmd: Command) -> bytes:
     if cmd.nsid == NSID_BROADCAST:
-        return _data(ctrl.subsystem.zns)
-    return _data_of(ctrl.namespaces.get(_checked(cmd, ctrl)))
+        return _data(ctrl, ctrl.subsystem.zns)
+    return _data_of(ctrl, ctrl.namespaces.get(_checked(cmd, ctrl)))
 
 
 def _format(ctrl: Controller, cmd: Command) -> bytes:
-    if IDENTIFY_CDW11["cnssid"].extract(cmd.cdw11) >= len(LBA_FORMATS):
+    if IDENTIFY_CDW11["cnssid"].extract(cmd.cdw11) >= len(formats_offered(ctrl.config)):
         raise CommandError(Status.INVALID_FIELD, location=_CNSSID)
-    return _data(ctrl.subsystem.zns)
+    return _data(ctrl, ctrl.subsystem.zns)
 
 
 def _controller(ctrl: Controller, cmd: Command) -> bytes:
@@ -162,7 +162,7 @@ def _allocated_list(ctrl: Controller, cmd: Command) -> bytes:
 
 
 def _allocated(ctrl: Controller, cmd: Command) -> bytes:
-    return _data_of(ctrl.subsystem.namespaces.get(_checked(cmd, ctrl)))
+    return _data_of(ctrl, ctrl.subsystem.namespaces.get(_checked(cmd, ctrl)))
 
 
 ZONED_IDENTIFIES: Final[dict[int, Callable[[Controller, Command], bytes]]] = {

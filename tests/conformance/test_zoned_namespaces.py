@@ -459,3 +459,24 @@ def test_zoned_namespace_is_created_and_deleted(zoned: NvmeHost) -> None:
     assert zoned.identify(Cns.IOCS_NAMESPACE, 2, csi=CSI_ZONED).status == Status.INVALID_FIELD
     assert zoned.io(NvmOpcode.WRITE, 2, slba=9, data=bytes(512)).status == 0
     assert zoned.io(NvmOpcode.FLUSH, BROADCAST).status == 0
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_formats_with_metadata_are_not_for_zoned_namespaces(transport: str) -> None:
+    with connected(transport, replace(QUICK, zns=ZNS, metadata=True)) as host:
+        formats = IDENTIFY_NAMESPACE.parse(host.identify(Cns.NAMESPACE, 1).data)
+        with_metadata = next(n for n in range(formats.nlbaf_z + 1) if formats.lbaf[n]["ms"])
+        extensions = IDENTIFY_ZNS_NAMESPACE.parse(host.identify(Cns.IOCS_NAMESPACE, 1, csi=CSI_ZONED).data).lbafe
+        assert extensions[with_metadata]["zsze"] == 0
+        answer = host.admin(AdminOpcode.FORMAT_NVM, 1, cdw10=FORMAT_CDW10.pack(lbafl=with_metadata))
+        assert answer.status == Status.INVALID_FORMAT
+        assert write(host, 0) == 0
+
+
+def test_error_log_names_the_block_that_was_to_be_written(zoned: NvmeHost) -> None:
+    assert write(zoned, 5) == Status.ZONE_INVALID_WRITE
+
+    newest = zoned.log(Lid.ERROR_INFORMATION, 64)
+
+    assert int.from_bytes(newest[16:24], "little") == 5
+    assert int.from_bytes(newest[12:14], "little") >> 1 & 0x7FF == Status.ZONE_INVALID_WRITE
