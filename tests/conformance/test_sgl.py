@@ -14,8 +14,8 @@ from nvmehost import QUICK, SIZE, TRANSPORTS, connected
 import nvme_emu
 from nvme_emu.controller import ControllerConfig
 from nvme_emu.machine import Machine
-from nvme_emu.spec.commands import DSM_AD
-from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, SGLS
+from nvme_emu.spec.commands import DSM_AD, FORMAT_CDW10
+from nvme_emu.spec.identify import IDENTIFY_CONTROLLER, IDENTIFY_NAMESPACE, SGLS, Cns
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
 from nvme_emu.spec.queues import PSDT_MASK, PSDT_SGL, PSDT_SGL_MPTR_SGL, SQE, Sqe
 from nvme_emu.spec.sgl import (
@@ -63,6 +63,10 @@ class SglHost:
         """A segment in the buffer; the descriptor that points at it."""
         address = self.put(at, b"".join(descriptors))
         return sgl_descriptor(address, 16 * len(descriptors), SGL_LAST_SEGMENT if last else SGL_SEGMENT)
+
+    def identify_namespace(self) -> bytes:
+        """Identify Namespace."""
+        return bytes(self.machine.driver.admin.identify(Cns.NAMESPACE, nsid=1))
 
     def stored(self, nlb: int, slba: int = 0) -> bytes:
         """What the namespace holds."""
@@ -266,6 +270,38 @@ def test_a_controller_of_dword_granularity_refuses_other_blocks() -> None:
             assert host.io(READ, wrong) == Status.SGL_INVALID_GRANULARITY
         halves = host.segment(LISTS, sgl_descriptor(host.base, 258), sgl_descriptor(host.base + 1024, 254))
         assert host.io(READ, halves) == Status.SGL_INVALID_GRANULARITY
+
+
+def with_metadata(sgl: SglHost) -> None:
+    """Blocks of 512 bytes with 8 bytes of separate metadata."""
+    formats = [(1 << one.lbads, one.ms) for one in IDENTIFY_NAMESPACE.parse(sgl.identify_namespace()).lbaf]
+    cdw10 = FORMAT_CDW10.pack(lbafl=formats.index((512, 8)), mset=0)
+    sgl.machine.driver.admin.execute(AdminOpcode.FORMAT_NVM, nsid=1, cdw10=cdw10)
+
+
+def test_metadata_lies_where_mptr_or_the_sgl_that_it_points_at_says(sgl: SglHost) -> None:
+    with_metadata(sgl)
+    data, metadata = pattern(1024), pattern(16, 2)
+    block = sgl_descriptor(sgl.put(0, data), 1024)
+    assert sgl.io(WRITE, block, nlb=2, mptr=sgl.put(4097, metadata)) == 0  # PSDT 01b: a buffer of any alignment
+
+    def taken(mptr: int, psdt: int = PSDT_SGL_MPTR_SGL) -> int:
+        sgl.buffer[:8192] = 0xEE
+        return sgl.io(READ, block, psdt=psdt, nlb=2, mptr=mptr)
+
+    at = sgl.put(LISTS, sgl_descriptor(sgl.base + 4099, 16))
+    assert taken(at) == 0
+    assert sgl.taken(0, 1024) == data and sgl.taken(4099, 17) == metadata + b"\xee"
+    halves = [(sgl.base + 5000, 5, 0), (0, 4, SGL_BIT_BUCKET), (sgl.base + 6000, 9, 0)]
+    at = sgl.put(LISTS, sgl.segment(LISTS + 64, *(sgl_descriptor(*half) for half in halves)))
+    assert taken(at) == 0
+    assert sgl.taken(5000, 6) == metadata[:5] + b"\xee" and sgl.taken(6000, 7) == metadata[9:]
+
+    assert taken(sgl.put(LISTS, sgl_descriptor(sgl.base, 15))) == Status.SGL_INVALID_METADATA
+    assert taken(sgl.put(LISTS, sgl_descriptor(sgl.base, 16, SGL_TRANSPORT))) == Status.SGL_INVALID_TYPE
+    assert taken(at + 4) == Status.SGL_INVALID_LAST
+    assert taken(0xDEAD_0000) == taken(sgl.put(LISTS, sgl_descriptor(0xDEAD_0000, 16))) == Status.DATA_XFER_ERROR
+    assert taken(0xDEAD_0000, PSDT_SGL) == Status.DATA_XFER_ERROR
 
 
 def test_the_error_log_says_where_the_wrong_field_is(sgl: SglHost) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import nvme_emu
+from nvme_emu._core import COMPILED
+from nvme_emu.controller import ControllerConfig
 from nvme_emu.core.errors import CommandError
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.sgl import SGL_DESCRIPTORS_MAX, map_sgl
+from nvme_emu.spec.opcodes import NvmOpcode
 from nvme_emu.spec.sgl import (
     SGL_BIT_BUCKET,
     SGL_BYTES,
@@ -22,6 +27,7 @@ from nvme_emu.spec.sgl import (
     sgl_descriptor,
 )
 from nvme_emu.spec.status import Status
+from nvme_emu.testing.rawqueue import RawQueuePair
 
 DATA, DATA_BYTES = 0x7000_0000, 1 << 16
 LISTS, LISTS_BYTES = 0x9000_0000, 1 << 15
@@ -210,6 +216,48 @@ def test_hostile_lists_end_with_a_status_of_theirs_or_with_owned_memory(
         start = np.frombuffer(view, np.uint8).ctypes.data
         inside = any(base <= start and start + len(view) <= base + size for base, size in owned)
         assert inside or (write and len(view) <= 1 << 16)  # memory that nobody reads
+
+
+@pytest.fixture(scope="module")
+def queue() -> Iterator[RawQueuePair]:
+    """A queue of a machine whose namespace has a pattern in it, and a CMB beside it."""
+    config = ControllerConfig(cmb_bytes=1 << 20)
+    with nvme_emu.open(size="1M", queues=2, controller=config, use_cmb_sqes=False) as ssd:
+        ssd.namespaces[1].write(0, np.arange(1 << 20, dtype=np.uint32).astype(np.uint8))
+        pair = RawQueuePair.beside(ssd)
+        yield pair
+        pair.close()
+
+
+@given(
+    place=st.one_of(st.integers(-4, 0x8000), st.sampled_from([0xFE00, 0xFFFF, 1 << 20, 1 << 40])),
+    in_cmb=st.booleans(),
+    length=st.sampled_from([0, 1, 511, 512, 513, 4096, 8192, 8193, 0xFFFF_FFFF]),
+    high=st.sampled_from([0, 0, 0, 0, 1, 1 << 16, SGL_BIT_BUCKET << 24, SGL_LAST_SEGMENT << 24, 0x5A << 24]),
+    flags=st.sampled_from([0x40, 0x40, 0x80, 0xC0, 0x41, 0]),
+    nlb=st.integers(1, 17),
+    write=st.booleans(),
+)
+def test_the_compiled_core_and_python_mean_the_same(
+    queue: RawQueuePair, place: int, in_cmb: bool, length: int, high: int, flags: int, nlb: int, write: bool
+) -> None:
+    ssd = queue.machine
+    cmb = ssd.driver.cmb
+    assert cmb is not None
+    base = cmb.base if in_cmb else queue.data
+    prp1 = (base + place) % (1 << 64)
+    found = []
+    for compiled in (True, False):
+        ssd.controller.compiled = COMPILED and compiled
+        queue.buffer[:] = np.arange(len(queue.buffer), dtype=np.uint32).astype(np.uint8) ^ 0x5A
+        cmb.view[:0x10000] = b"\x5a" * 0x10000
+        ssd.namespaces[1].write(0, np.arange(17 * 512, dtype=np.uint32).astype(np.uint8))
+        fields = {"nsid": 1, "prp1": prp1, "prp2": length | high << 32, "cdw12": nlb - 1, "flags": flags}
+        cid = queue.submit(NvmOpcode.WRITE if write else NvmOpcode.READ, **fields)
+        queue.ring()
+        status = queue.wait(cid).status_p >> 1
+        found.append((status, queue.buffer.tobytes(), bytes(cmb.view[:0x10000]), bytes(ssd.namespaces[1].read(0, 17))))
+    assert found[0] == found[1]
 
 
 def test_a_loop_of_segments_and_a_list_of_too_many_descriptors_end() -> None:
