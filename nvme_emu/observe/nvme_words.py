@@ -109,7 +109,14 @@ FABRICS_REGISTERS: Final = frozenset({"cap", "vs", "cc", "csts", "nssr"})
 
 SELECT_SUPPORTED: Final = 3
 # Where nvme-cli's name of a feature is not the specification's.
-_FEATURE_NAMES: Final = {int(Fid.ASYNC_EVENT_CONFIG): "Async Event Configuration"}
+_FEATURE_NAMES: Final = {
+    int(Fid.ASYNC_EVENT_CONFIG): "Async Event Configuration",
+    int(Fid.LBA_STATUS_REPORT_INTERVAL): "LBA Status Interval",
+    int(Fid.HOST_BEHAVIOR): "Host Behavior",
+    int(Fid.SANITIZE_CONFIG): "Sanitize",
+    int(Fid.ENDURANCE_GROUP_EVENT_CONFIG): "Endurance Event Group Configuration",
+    int(Fid.WRITE_PROTECTION): "Namespace Write Protect",
+}
 _SELECTS: Final = {0: "Current", 1: "Default", 2: "Saved", 3: "Supported capabilities"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ CLOCK = frozenset({"timestamp"})
 """Also its text, which the second may have changed: see `same`."""
 
 # FID: what stands behind it. The features that a controller of ours has; those that are not there are refused by both.
-FEATURES = {1: "", 2: "", 4: "", 5: "-n 1", 6: "", 7: "", 8: "", 9: "", 10: "", 11: "", 14: ""}
+FEATURES = {
+    1: "", 2: "", 4: "", 5: "-n 1", 6: "", 7: "", 8: "", 9: "", 10: "", 11: "", 12: "", 14: "", 16: "", 17: "", 21: "",
+    22: "", 23: "", 24: "-c 1", 25: "", 129: "-c 1", 130: "-n 1", 131: "-n 1", 132: "-n 1",
+}  # fmt: skip
 
 WORDS = [
     Word(name="id-ctrl", guest="/dev/nvme0"),
@@ -65,6 +69,10 @@ WORDS = [
     Word(name="changed-ns-list-log", guest="/dev/nvme0"),
     Word(name="supported-log-pages", guest="/dev/nvme0"),
     Word(name="fid-support-effects-log", guest="/dev/nvme0"),
+    Word(name="self-test-log", guest="/dev/nvme0"),
+    Word(name="sanitize-log", guest="/dev/nvme0"),
+    Word(name="lba-status-log", guest="/dev/nvme0"),
+    Word(name="resv-notif-log", guest="/dev/nvme0"),
     *(
         Word(name="get-feature", guest=f"/dev/nvme0 -f {fid} {more}", ours=f"-f {fid} {more}", moves=CLOCK)
         for fid, more in FEATURES.items()
@@ -94,12 +102,19 @@ class Both:
 @pytest.fixture(scope="module")
 def both(buildable: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     socket = tmp_path_factory.mktemp("rpc") / "rpc.sock"
-    with attached("--size", str(SIZE), "--rpc", str(socket), "--ana-groups", "1") as ssd:
+    more = ["--ana-groups", "1", "--power-states", "client", "--temperature-sensors", "2"]
+    with attached("--size", str(SIZE), "--rpc", str(socket), *more) as ssd:
         # Something to tell of: I/O, a command that fails, a feature that differs from its default.
         ssd.check("dd if=/dev/urandom of=/dev/nvme0n1 bs=1M count=4 oflag=direct status=none")
         ssd.run(f"nvme read /dev/nvme0n1 -s {SIZE // 512} -c 0 -z 512")
-        ssd.check("nvme set-feature /dev/nvme0 -f 4 -V 0x150")
+        ssd.check("nvme set-feature /dev/nvme0 -f 4 -V 0x150; nvme set-feature /dev/nvme0 -f 0x10 -V 0x01400150")
+        ssd.check("nvme write-uncor /dev/nvme0n1 -s 9000 -c 3; nvme device-self-test /dev/nvme0 -n 1 -s 1; sleep 3")
         yield Both(ssd, socket)
+
+
+def moment(text: str) -> time.struct_time:
+    """When a timestamp's text says."""
+    return time.strptime(text, "%a %b %d %H:%M:%S %Y UTC")
 
 
 def same(theirs: Any, ours: Any, later: Any, moves: frozenset[str], where: str = "") -> Iterator[str]:
@@ -116,8 +131,8 @@ def same(theirs: Any, ours: Any, later: Any, moves: frozenset[str], where: str =
         for number, (one, other, again) in enumerate(zip(theirs, ours, later, strict=False)):
             yield from same(one, other, again, moves, f"{where}[{number}]")
     elif where.endswith(".timestamp string"):
-        if ours not in (theirs, later):
-            yield f"{where}: {ours!r} is neither {theirs!r} nor {later!r}"
+        if not moment(theirs) <= moment(ours) <= moment(later):
+            yield f"{where}: {ours!r} is not from {theirs!r} to {later!r}"
     elif where.rpartition(".")[2] in moves:
         if type(theirs) is not type(ours) or not int(theirs) <= int(ours) <= int(later):
             yield f"{where}: {ours!r} is not from {theirs!r} to {later!r}"

@@ -16,6 +16,7 @@ import numpy as np
 from fuzzing.source import Source
 from fuzzing.statuses import is_allowed
 from nvme_emu.controller import Controller, ControllerConfig, Namespace
+from nvme_emu.controller.power_states import CLIENT_POWER_STATES
 from nvme_emu.controller.zns_config import ZnsConfig
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import TraceHub, as_record
@@ -92,6 +93,9 @@ class _Times:
     def pace(self, pct: int) -> None:
         """It is as fast in every power state."""
 
+    def busy_until(self, when_ns: int) -> None:
+        """It does not wait for a power state."""
+
     def submit(self, op: str, offset: int, nbytes: int, now_ns: int, fua: bool = False) -> int:
         """When it is done."""
         return now_ns if op == "admin" else now_ns + next(self._times)
@@ -127,7 +131,8 @@ class _Host:
         timed = source.one_in(2)
         config = ControllerConfig(
             ready_ns=500 * timed, reset_ns=300 * timed, shutdown_ns=700 * timed, io_queues_max=4, mdts=3, vectors=5,
-            seed=source.bits(16), zns=_ZONES if source.one_in(3) else None,
+            seed=source.bits(16), zns=_ZONES if source.one_in(3) else None, track_allocation=source.one_in(3),
+            power_states=CLIENT_POWER_STATES if source.one_in(3) else (), temperature_sensors=source.below(3),
         )  # fmt: skip
         trace = TraceHub()
         if source.one_in(2):
