@@ -56,7 +56,7 @@ NO_REF: Final = 0xFFFF_FFFF
 
 _POLYNOMIAL: Final = 0x8BB7
 _ROW_BYTES_MAX: Final = 4096 + 64
-_AT_ONCE: Final = 1 << 18
+_AT_ONCE: Final = 1 << 16
 """Bytes that are looked up at a time: the indexes are eight times as many, and stay in the cache."""
 
 Rows = npt.NDArray[np.uint8]
