@@ -218,6 +218,8 @@ class RawDevice:
 
     def dma_free(self, buffer: DmaBuffer) -> None:
         """Give memory back: the device faults on it from now on. RawDeviceError if it was freed, or is foreign."""
+        if not isinstance(buffer, DmaBuffer):
+            raise RawDeviceError(f"{buffer!r} is no buffer of dma_alloc")
         if buffer.freed:
             raise RawDeviceError(f"{buffer!r} is freed twice")
         if self._buffers.get(buffer.addr) is not buffer:

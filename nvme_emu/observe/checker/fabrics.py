@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["FabricsChecker", "HostChecker", "WatchedQueue"]
 
 _DOORBELLS: Final = int(Reg.DOORBELLS)
+_RINGS: Final = (Reg.AQA, Reg.ASQ, Reg.ACQ)
+"""The admin queue's rings, which Connect sets: ours, and not the host's."""
 _ENDS_CONNECTION: Final = ("pdu_cut", "disconnect")
 
 
@@ -112,8 +114,6 @@ class HostChecker(Checker):
         self._shared = ledger
         self.live: dict[int, dict[int, Sqe]] = {}
         """Commands that were sent and not answered, by queue and identifier."""
-        # Rings and buffers are ours here: nothing of them is the host's doing.
-        self._hearers = {RegisterWrite: self._property_written}
 
     def file(self, finding: Finding) -> None:
         """Into the book of all hosts."""
@@ -126,16 +126,12 @@ class HostChecker(Checker):
 
     def _take(self, event: Any) -> None:
         kind = type(event)
+        if kind is RegisterWrite and (event.offset >= _DOORBELLS or event.offset in _RINGS):
+            return
         # What the host sends is remembered when it comes (`sent`); the rings beneath are none of its business.
         if kind in (RegisterWrite, PostCqe, ControllerState):
             self._remember(event, kind)
-        hearer = self._hearers.get(kind)
-        if hearer is not None:
-            hearer(event)
-
-    def _property_written(self, event: RegisterWrite) -> None:
-        # The admin queue's rings, which Connect sets, are ours.
-        if event.offset < _DOORBELLS and event.offset not in (Reg.AQA, Reg.ASQ, Reg.ACQ):
+        if kind is RegisterWrite:
             self.registers.write(event.offset, event.size, event.value)
 
     def sent(self, qid: int, entry: Sqe) -> None:
