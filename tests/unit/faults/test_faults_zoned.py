@@ -24,7 +24,7 @@ def zoned(machine: nvme_emu.Machine) -> ZonedNamespace:
 def test_zone_breaks_at_the_write_that_a_rule_names() -> None:
     with nvme_emu.open(size="1M", zoned="zone_size=64k", clock="virtual") as ssd:
         namespace = zoned(ssd)
-        ssd.faults.add(fault.when(opcode="write", nth=2).zone(0, "read-only"))
+        rule = ssd.faults.add(fault.when(opcode="write", nth=2).zone(0, "read-only"))
         ssd.faults.add(fault.when(opcode="write", nth=2).zone(99))
         namespace.write(0, bytes(512))
         namespace.write(1, bytes(512))
@@ -36,6 +36,7 @@ def test_zone_breaks_at_the_write_that_a_rule_names() -> None:
         assert refused.value.status & STATUS_CODE_MASK == Status.ZONE_READ_ONLY
         assert namespace.report_zones(0, 1)[0].state is S.READ_ONLY
         namespace.read(0, 2)
+        assert [(one.slba, one.opcode) for one in rule.firings] == [(1, 1)]
 
 
 @pytest.mark.parametrize("kept_ppm", [0, 500_000])
