@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 from nvme_emu.controller.holds import Hold
 from nvme_emu.controller.metadata import host_bytes
 from nvme_emu.controller.nvm_copy import COPY_BLOCKS_MAX, COPY_FORMATS, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX
+from nvme_emu.core.errors import DmaError
 from nvme_emu.observe.checker.commands_zns import ZoneRules
 from nvme_emu.spec.commands import COPY_CDW12, DSM_NR_MASK, DSM_RANGE, DSM_RANGE_SIZE, RW_NLB_MASK, join64
 from nvme_emu.spec.opcodes import NvmOpcode, opcode_name
-from nvme_emu.spec.queues import FUSE_MASK, NSID_BROADCAST, Sqe
+from nvme_emu.spec.queues import FUSE_MASK, NSID_BROADCAST, PSDT_MASK, PSDT_SGL_MPTR_SGL, Sqe
 from nvme_emu.spec.reservations import (
     RESERVATION_ACQUIRE_CDW10,
     RESERVATION_REGISTER_CDW10,
@@ -138,7 +139,8 @@ class IoRules:
         blocks = (entry.cdw12 & RW_NLB_MASK) + 1
         nbytes = blocks << namespace.lba_shift
         if namespace.layout is not None and entry.opcode in _RW:
-            nbytes = host_bytes(namespace, self._ctrl.config, entry.cdw12).data
+            nbytes, metadata = host_bytes(namespace, self._ctrl.config, entry.cdw12)
+            self._metadata_buffer(entry, metadata)
         config, (slba, nsze) = self._ctrl.config, (join64(entry.cdw10, entry.cdw11), namespace.nsze)
         if entry.opcode in _RW:
             self._checker.commands.check_mdts(nbytes)
@@ -150,6 +152,18 @@ class IoRules:
             self._wrong("lba-range", f"LBA {slba}+{blocks} of {nsze}", slba=slba, nlb=blocks, nsze=nsze)
             return None
         return nbytes if entry.opcode in _RW else 0
+
+    def _metadata_buffer(self, entry: Sqe, nbytes: int) -> None:
+        """A buffer of its own that MPTR points at; what an SGL there says is not looked at."""
+        if not nbytes or entry.flags & PSDT_MASK == PSDT_SGL_MPTR_SGL:
+            return
+        if entry.mptr & 3:
+            self._wrong("mptr-offset", f"MPTR {entry.mptr:#x}", mptr=entry.mptr)
+            return
+        try:
+            self._ctrl.memory.pieces(entry.mptr, nbytes, entry.opcode == _OP.READ)
+        except DmaError as error:
+            self._wrong("mptr-memory", f"{nbytes} bytes at MPTR {entry.mptr:#x}: {error.rule}", mptr=entry.mptr)
 
     def _dsm_ranges(self, nsze: int, raw: bytes) -> None:
         config, total = self._ctrl.config, 0

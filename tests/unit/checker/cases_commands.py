@@ -411,6 +411,34 @@ def good_buffer(h: CheckedHost) -> None:
     h.do(WRITE, prp1=region.base)
 
 
+def with_metadata(h: CheckedHost, mptr: int | None = None, *, writable: bool = True, nbytes: int = 64) -> None:
+    """A read of eight blocks of 512 + 8 bytes."""
+    h.ctrl.namespaces[1].set_format(2)
+    h.ready()
+    region = h.memory.add_region(np.zeros(nbytes, np.uint8), writable=writable)
+    h.do(READ, mptr=region.base if mptr is None else region.base + mptr)
+
+
+def bad_mptr(h: CheckedHost) -> None:
+    with_metadata(h, 2)
+
+
+def mptr_nowhere(h: CheckedHost) -> None:
+    with_metadata(h, NOWHERE)
+
+
+def mptr_too_short(h: CheckedHost) -> None:
+    with_metadata(h, nbytes=63)
+
+
+def mptr_read_only(h: CheckedHost) -> None:
+    with_metadata(h, writable=False)
+
+
+def good_mptr(h: CheckedHost) -> None:
+    with_metadata(h)
+
+
 def bad_over_queue(h: CheckedHost) -> None:
     h.ready()
     h.begin(nlb=1, prp1=h.io.sq + 512)
@@ -584,6 +612,8 @@ CASES = {
     "prp2-unused": ([bad_prp2_unused], good_mdts),
     "prp-repeated": ([bad_repeated], good_repeated),
     "buffer-memory": ([bad_buffer, read_only_buffer, sgl_nowhere], good_buffer),
+    "mptr-offset": ([bad_mptr], good_mptr),
+    "mptr-memory": ([mptr_nowhere, mptr_too_short, mptr_read_only], good_mptr),
     "buffer-over-queue": ([bad_over_queue], good_over_queue),
     "buffer-written": ([bad_written], good_written),
     "buffer-changed": ([bad_changed], good_changed),
