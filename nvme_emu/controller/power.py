@@ -20,6 +20,7 @@ from nvme_emu.spec.features import HOST_THERMAL_MANAGEMENT, POWER_MANAGEMENT, Fi
 
 if TYPE_CHECKING:
     from nvme_emu.controller.controller import Controller
+    from nvme_emu.controller.namespace import Namespace
     from nvme_emu.controller.power_states import PowerState
     from nvme_emu.controller.subsystem import Timer
 
@@ -94,6 +95,11 @@ class Power:
         """An I/O command: it needs an operational state, and the end of a transition."""
         if self.asleep:
             self._go(self._operational)
+
+    def attached(self, namespace: Namespace) -> None:
+        """A namespace has become active: its commands, too, have to wake the controller."""
+        if self.asleep or self.ready_ns > self._ctrl.now_ns:
+            namespace.hold(Hold.POWER)
 
     def _wait(self) -> None:
         """Hold the namespaces until I/O may go on; for good in a state without it."""

@@ -299,6 +299,7 @@ class NvmSubsystem:
     def attach(self, ctrl: Controller, nsid: int) -> None:
         """A namespace becomes active at a controller."""
         ctrl.namespaces[nsid] = self.namespaces[nsid]
+        ctrl.power.attached(self.namespaces[nsid])
         ctrl.ana.inventory_changed(self.namespaces[nsid])
         self.attached_by_default.add(nsid)
         ctrl.logs.namespace_changed(nsid)

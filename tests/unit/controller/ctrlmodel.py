@@ -204,6 +204,7 @@ class ModelHost:
             cdws["cdw10"] = lbas.start
             cdws["cdw12"] = cdws.get("cdw12", 0) | len(lbas) - 1
         done = self.run(qid, opcode, nsid=nsid, prp1=self.data, prp2=self.more, **cdws)
+        assert done.status or not self.ctrl.power.asleep, "I/O was done in a power state without it"
         return done.status & STATUS_CODE_MASK
 
     def fill(self, data: bytes) -> None:
