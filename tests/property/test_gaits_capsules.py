@@ -13,7 +13,7 @@ from nvme_emu import _core
 from nvme_emu._core import capsules
 
 pytestmark = pytest.mark.skipif(not _core.COMPILED, reason="the compiled core is not there")
-NAMESPACES = {1: SimpleNamespace(lba_shift=9), 2: SimpleNamespace(lba_shift=12)}
+NAMESPACES = {nsid: SimpleNamespace(wire_shift=shift) for nsid, shift in ((1, 9), (2, 12), (4, -1))}
 ENTRIES, SLOT_BYTES = 16, 32768
 NAMES = ("take_answers", "take_reads", "take_completions", "put_answers")
 
@@ -89,8 +89,8 @@ def _commands(rng: random.Random) -> bytes:
     for _ in range(rng.randrange(12)):
         opcode, flags, kind = rng.choice([2] * 8 + [1, 0]), rng.choice([0x40] * 8 + [0]), rng.choice([0x5A] * 8 + [1])
         blocks = rng.choice([1, 8, 16, 17, 64, 65536])
-        nsid = rng.choice([1, 1, 2, 3])
-        shift = NAMESPACES[nsid].lba_shift if nsid in NAMESPACES else 9
+        nsid = rng.choice([1, 1, 2, 1, 1, 2, 1, 3, 4])
+        shift = max(NAMESPACES[nsid].wire_shift, 9) if nsid in NAMESPACES else 9
         length = max(0, (blocks << shift) - rng.choice([0, 0, 0, 0, 1]))
         cdw12 = blocks - 1 | rng.choice([0, 1 << 30])
         cid = rng.randrange(40)
