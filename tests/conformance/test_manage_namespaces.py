@@ -284,5 +284,5 @@ def test_write_protection_for_longer_cannot_be_taken_back(host: NvmeHost, state:
 
 
 def test_transports_are_all_there() -> None:
-    assert set(TRANSPORTS) == {"inproc", "inproc-pure", "inproc-virtual", "inproc-tlc", "tcp"}
+    assert set(TRANSPORTS) == {"inproc", "inproc-pure", "inproc-virtual", "inproc-tlc", "tcp", "vfio-user"}
     assert QUICK.namespaces_max == 8
