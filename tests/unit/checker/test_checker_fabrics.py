@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cases_capsules
 import cases_fabrics
 import pytest
 from capsulehost import CapsuleHost
@@ -22,7 +23,7 @@ from nvme_emu.observe.checker.report import as_json, as_text
 from nvme_emu.transports.loop import Loop
 from nvme_emu.transports.tcp import InitiatorOptions, TcpServer, TcpServerConfig
 
-CASES = cases_fabrics.CASES
+CASES = {**cases_fabrics.CASES, **cases_capsules.CASES}
 Case = Callable[[CapsuleHost], None]
 BAD = [
     pytest.param(rule, bad, id=f"{rule}-{number}")
@@ -33,7 +34,7 @@ GOOD = [pytest.param(rule, good, id=rule) for rule, (_, good) in CASES.items()]
 
 
 def host_for(rule: str, **more: Any) -> CapsuleHost:
-    return CapsuleHost(**cases_fabrics.OPTIONS.get(rule, {}), **more)
+    return CapsuleHost(**cases_capsules.OPTIONS.get(rule, {}), **more)
 
 
 def test_every_rule_that_can_be_judged_has_cases() -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import cases_capsules
 import cases_commands
 import cases_fabrics
+import cases_io
 import cases_management
+import cases_pointers
 import cases_queues
 import cases_registers
 import cases_shadow
@@ -20,11 +23,11 @@ from nvme_emu.observe.checker import RULES
 Case = Callable[[CheckedHost], None]
 ALL: dict[str, tuple[list[Case], Case]] = {
     **cases_registers.CASES, **cases_queues.CASES, **cases_commands.CASES, **cases_management.CASES,
-    **cases_zones.CASES, **cases_shadow.CASES,
+    **cases_io.CASES, **cases_pointers.CASES, **cases_zones.CASES, **cases_shadow.CASES,
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     **cases_registers.OPTIONS, **cases_queues.OPTIONS, **cases_commands.OPTIONS, **cases_management.OPTIONS,
-    **cases_shadow.OPTIONS,
+    **cases_io.OPTIONS, **cases_shadow.OPTIONS,
 }  # fmt: skip
 for _rule, _cases in (*cases_management.MORE.items(), *cases_zones.MORE.items()):
     ALL[_rule][0].extend(_cases)
@@ -37,8 +40,9 @@ def host_for(rule: str) -> CheckedHost:
 
 
 def test_every_rule_has_cases() -> None:
-    assert set(ALL) | set(cases_fabrics.CASES) == set(RULES)
-    assert {ident for ident, rule in RULES.items() if rule.mode == "tcp"} <= set(cases_fabrics.CASES)
+    over_tcp = set(cases_fabrics.CASES) | set(cases_capsules.CASES)
+    assert set(ALL) | over_tcp == set(RULES)
+    assert {ident for ident, rule in RULES.items() if rule.mode == "tcp"} <= over_tcp
     assert len(RULES) >= 40
 
 
@@ -68,7 +72,7 @@ def test_rule_is_kept_by(rule: str, good: Case) -> None:
     assert host.broken == set(), [str(one) for one in host.checker.findings]
 
 
-@pytest.mark.parametrize("good", cases_commands.ALSO_GOOD + cases_management.ALSO_GOOD, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("good", cases_pointers.ALSO_GOOD + cases_management.ALSO_GOOD, ids=lambda case: case.__name__)
 def test_no_rule_is_broken_by(good: Case) -> None:
     host = CheckedHost()
     good(host)
