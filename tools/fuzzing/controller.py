@@ -24,6 +24,7 @@ from nvme_emu.media.ram import RamMedia
 from nvme_emu.spec.features import Fid
 from nvme_emu.spec.logs import Lid
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
+from nvme_emu.spec.protection import PiType
 from nvme_emu.spec.queues import CQE, CQE_SIZE, SQE, SQE_SIZE
 from nvme_emu.spec.registers import AQA, CC, CSTS, NSSR_MAGIC, Reg
 
@@ -142,12 +143,20 @@ class _Host:
         self.ctrl = Controller(
             config,
             memory=self.memory,
-            namespaces=[Namespace(1, self.media[0], 512), Namespace(2, self.media[1], 4096, zoned=config.zns)],
+            namespaces=[self._first(source), Namespace(2, self.media[1], 4096, zoned=config.zns)],
             latency=times,
             trace=trace,
             strict=True,
         )
         self.queues: dict[int, _Queue] = {}
+
+    def _first(self, source: Source) -> Namespace:
+        """The first namespace: of plain blocks, or with metadata and maybe protection information."""
+        made = Namespace(1, self.media[0], 512)
+        if source.one_in(3):
+            index, pi = source.pick([2, 4, 6]), PiType(source.below(4))
+            made.set_format(index, pi=pi, first=source.one_in(2), extended=source.one_in(2))
+        return made
 
     # -- what a host does -----------------------------------------------------------------------------------
 
@@ -262,7 +271,9 @@ class _Host:
     ) -> int:
         cid = self.source.bits(16) if self.wild else next(n for n in itertools.count() if n not in queue.outstanding)
         dwords = (dwords + [0] * 6)[:6]
-        entry = SQE.pack(opcode, flags, cid, nsid, 0, 0, 0, prp1, prp2, *dwords)
+        # Namespace 1 may have metadata with a buffer of its own.
+        mptr = self.address() if queue.qid and nsid == 1 and self.ctrl.namespaces.get(1) is not None else 0
+        entry = SQE.pack(opcode, flags, cid, nsid, 0, 0, mptr, prp1, prp2, *dwords)
         self.memory.write(queue.sq + queue.tail * SQE_SIZE, entry)
         queue.tail = (queue.tail + 1) % queue.size
         queue.outstanding[cid] = opcode
