@@ -17,6 +17,7 @@ from nvme_emu.controller.faults.completions import COMPLETION_KINDS, Plan
 from nvme_emu.controller.faults.device import DEVICE_KINDS
 from nvme_emu.controller.faults.trigger import CommandView
 from nvme_emu.controller.latency import Op
+from nvme_emu.controller.metadata import RowMedia
 from nvme_emu.core.errors import CommandError, DmaError
 from nvme_emu.core.faults.effects import (
     CorruptEffect,
@@ -308,12 +309,26 @@ class Commands:
                 self._put_old(view, data)
             self._scatter(_flipped(data, plan.flips), views)
             return answer
+        assert view.namespace is not None
+        if effect.how == "stale" and isinstance(media := view.namespace.media, RowMedia):
+            return self._execute_lost(media, view, cmd)
         stored = self._stored(view)
         answer = execute_command(ctrl, cmd)
         if effect.how == "bit_flip":
             stored = _flipped(self._stored(view), plan.flips)
         first = keep if effect.how == "torn" else 0
         self._store(view, cmd, first, stored)
+        return answer
+
+    def _execute_lost(self, media: RowMedia, view: CommandView, cmd: Command) -> int | Pending:
+        """A write of blocks with metadata is acknowledged and lost, metadata included."""
+        fua = bool(cmd.cdw12 & RW_FUA) or self._ctrl.write_through
+        try:
+            rows = media.read_blocks(view.slba, view.nlb)
+            answer = execute_command(self._ctrl, cmd)
+            media.write_blocks(view.slba, rows, fua)
+        except OSError as error:
+            raise CommandError(Status.WRITE_FAULT, dnr=False) from error
         return answer
 
     def _execute_elsewhere(self, effect: CorruptEffect, view: CommandView, cmd: Command) -> int | Pending:

@@ -125,6 +125,31 @@ def test_flipped_bit_is_found_by_the_guard(mode: str, opcode: str, who: str) -> 
         assert namespace.read(0, 8).tobytes() == DATA
 
 
+def test_lost_write_is_lost_with_its_metadata() -> None:
+    with opened("ms=8,pi=1") as machine:
+        namespace = only(machine)
+        namespace.write(0, DATA)
+        machine.faults.add(faults.when(opcode="write", times=1).stale())
+
+        namespace.write(0, bytes(4096))
+
+        # What is there is a version that was written once: no check can tell.
+        assert namespace.read(0, 8).tobytes() == DATA
+
+
+def test_torn_write_is_found_by_the_guard() -> None:
+    with opened("ms=8,pi=1") as machine:
+        namespace = only(machine)
+        namespace.write(0, DATA)
+        machine.faults.add(faults.when(opcode="write", times=1).torn(700))
+
+        namespace.write(0, bytes(4096))
+
+        assert not namespace.read(0, 1).any()
+        with pytest.raises(NvmeError, match="Guard"):
+            namespace.read(1, 1)
+
+
 def test_plain_namespace_does_not_find_a_flipped_bit() -> None:
     with nvme_emu.open(size="1M") as machine:
         namespace = machine.namespaces[1]
