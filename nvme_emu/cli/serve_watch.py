@@ -24,6 +24,7 @@ def copy_health(source: Controller, target: Controller) -> None:
     """What `health.set` sets is of the SSD, not of one of its controllers."""
     for name in _HEALTH:
         setattr(target.logs.health, name, getattr(source.logs.health, name))
+    target.logs.health.take_sensors(source.logs.health)
 
 
 class WatchedSubsystem(Watched):

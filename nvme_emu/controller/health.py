@@ -92,6 +92,18 @@ class Health:
         """Temperature Sensors 1 to 8, those that there are, in kelvins; the composite one where none was set."""
         return [self._temperature_k if kelvins is None else kelvins for kelvins in self._sensors_k]
 
+    @sensors_k.setter
+    def sensors_k(self, kelvins: list[int]) -> None:
+        if len(kelvins) > len(self._sensors_k):
+            raise ValueError(f"{len(kelvins)} temperatures: this controller has {len(self._sensors_k)} sensors")
+        for number, one in enumerate(kelvins, 1):
+            self.set_sensor(number, one)
+
+    def take_sensors(self, other: Health) -> None:
+        """What the sensors of another controller of the SSD say; those that were not set go on with the composite."""
+        self._sensors_k = list(other._sensors_k)
+        self.evaluate()
+
     def set_sensor(self, number: int, kelvins: int) -> None:
         """Set a sensor, counted from 1. ValueError for one that is not there."""
         if not 1 <= number <= len(self._sensors_k):

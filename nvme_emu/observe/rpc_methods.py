@@ -231,8 +231,12 @@ class MachineMethods:
         available_spare: int | None = None,
         percentage_used: int | None = None,
         reliability_degraded: bool | None = None,
+        sensors_k: list[int] | None = None,
     ) -> SmartState:
-        """Set what the device reports of its health; thresholds are compared and events raised at once."""
+        """Set what the device reports of its health; thresholds are compared and events raised at once.
+
+        ``sensors_k`` are Temperature Sensors 1 and on, of those that the device has.
+        """
         given = {
             name: value
             for name, value in (
@@ -240,6 +244,7 @@ class MachineMethods:
                 ("available_spare", available_spare),
                 ("percentage_used", percentage_used),
                 ("reliability_degraded", reliability_degraded),
+                ("sensors_k", sensors_k),
             )
             if value is not None
         }

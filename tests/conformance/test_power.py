@@ -241,6 +241,21 @@ def test_threshold_of_a_sensor_that_is_not_there_is_refused(client: NvmeHost, ki
     assert client.feature(Fid.TEMPERATURE_THRESHOLD, cdw11=ask).status == Status.INVALID_FIELD
 
 
+def test_sensor_is_set_on_its_own() -> None:
+    with connected("inproc", CONFIG) as host:
+        health = host.machine.controller.logs.health
+        health.sensors_k = [400]
+
+        assert smart(host)["temperature_sensor"][:3] == [400, smart(host)["composite_temperature"], 0]
+        assert not too_hot(host)
+        assert threshold(host, 399, sensor=1) == 0
+        assert too_hot(host)
+        with pytest.raises(ValueError, match="3 temperatures"):
+            health.sensors_k = [1, 2, 3]
+        with pytest.raises(ValueError, match="temperature sensor 3"):
+            health.set_sensor(3, 300)
+
+
 def test_hysteresis_keeps_the_warning_until_it_is_cool_enough() -> None:
     with connected("inproc", CONFIG) as host:
         ctrl, events = host.machine.controller, []

@@ -331,6 +331,8 @@ def test_health_set_raises_the_event_that_the_driver_gets(ssd: Any, client: RpcC
     assert got.wait(10)
     with pytest.raises(RpcError, match="temperature_k"):
         client.call("health.set", temperature_k=-1)
+    with pytest.raises(RpcError, match="1 temperatures: this controller has 0 sensors"):
+        client.call("health.set", sensors_k=[300])
 
 
 def test_admin_commands_read_past_the_queues(ssd: Any, client: RpcClient) -> None:
