@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HostMethods", "WatchedSubsystem", "copy_health"]
 
-_HEALTH: Final = ("temperature_k", "available_spare", "percentage_used", "reliability_degraded")
+_HEALTH: Final = ("temperature_k", "available_spare", "percentage_used", "reliability_degraded", "backup_failed")
 
 
 def copy_health(source: Controller, target: Controller) -> None:

@@ -51,7 +51,8 @@ class ControllerConfig:
     Counts (``queue_entries_max``, ``io_queues_max``, ``vectors``) count from one.
 
     ``controllers`` is how many the subsystem has besides those that hosts make by connecting; this one is behind
-    ``port``. With ``ana_groups`` each port has a state for each such group of namespaces (`controller.ana`).
+    ``port``. Its flash is worn out after ``rated_cycles`` of programming all of it. With ``ana_groups`` each port has
+    a state for each such group of namespaces (`controller.ana`).
     """
 
     # Who it is (Identify Controller; PCI configuration space)
@@ -122,6 +123,7 @@ class ControllerConfig:
     controllers: int = 1
     ana_groups: int = 0
     endurance_group: bool = True
+    rated_cycles: int = 3000
     streams_max: int = 16
     track_allocation: bool = False
     awupf_z: int = 0
@@ -191,6 +193,7 @@ class ControllerConfig:
         _check("sgls", self.sgls, 0, 2, "Identify Controller SGLS bits 1:0: none, any alignment, dwords")
         _check("port", self.port, 1, 0xFFFF, "the subsystem's ports count from one")
         _check("controllers", self.controllers, 1, CONTROLLERS_MAX, "controllers that are made together")
+        _check("rated_cycles", self.rated_cycles, 0, 1_000_000, "program and erase cycles; 0 tells no endurance")
         _check("ana_groups", self.ana_groups, 0, self.namespaces_max, "not more groups than namespaces")
         _check("rtd3e_us", self.rtd3e_us, 0, 0xFFFF_FFFF, "RTD3 Entry Latency")
         _check("shadow_poll_ns", self.shadow_poll_ns, 0, 1000 * _MS, "patience")

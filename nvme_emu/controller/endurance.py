@@ -42,11 +42,13 @@ __all__ = [
     "group_of",
     "group_warning",
     "media_bytes_written",
+    "percentage_used",
 ]
 
 ENDGID: Final = 1
 """The one group."""
 
+_USED_MAX: Final = 255
 _LSI = location(11, GET_LOG_CDW11, "lsi")
 
 # Which critical warnings of the controller are the group's too.
@@ -84,10 +86,22 @@ def _totals(ctrl: Controller) -> dict[str, int]:
 
 
 def media_bytes_written(ctrl: Controller) -> int:
-    """Bytes programmed into the flash: the device model's count, or what the host has written without a model."""
-    if ctrl.latency is None:
-        return _totals(ctrl)["write_bytes"]
-    return int(ctrl.latency.counters.media_write_bytes)
+    """Bytes programmed into the flash: the device model's count, or what hosts have written without a model.
+
+    A model counts from when it was made; what hosts wrote in an earlier life of an image was programmed once.
+    """
+    written = _totals(ctrl)["write_bytes"]
+    counted = getattr(ctrl.latency, "counters", None)
+    if counted is None:
+        return written
+    return max(0, written - int(counted.host_write_bytes)) + int(counted.media_write_bytes)
+
+
+def percentage_used(ctrl: Controller) -> int:
+    """Percentage Used: what was set, and what was programmed of all that the rated cycles allow; 255 at most."""
+    lifetime = ctrl.subsystem.capacity.total * ctrl.config.rated_cycles
+    worn = media_bytes_written(ctrl) * 100 // lifetime if lifetime else 0
+    return min(_USED_MAX, ctrl.logs.health.percentage_used + worn)
 
 
 class EnduranceEvents:
@@ -138,7 +152,8 @@ def endurance_group_log(ctrl: Controller, cmd: Command) -> bytes:
         egcw=group_warning(ctrl),
         avsp=health.available_spare,
         avspt=health.spare_threshold,
-        pused=health.percentage_used,
+        pused=percentage_used(ctrl),
+        ee=_units(ctrl.subsystem.capacity.total * ctrl.config.rated_cycles),
         dur=_units(totals["read_bytes"]),
         duw=_units(totals["write_bytes"]),
         muw=_units(media_bytes_written(ctrl)),

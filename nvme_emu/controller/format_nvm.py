@@ -61,6 +61,7 @@ def format_nvm(ctrl: Controller, cmd: Command) -> int:
         raise CommandError(Status.INVALID_FORMAT, location=_PI)
     if new.ms and any(one.zones is not None for one in namespaces):
         raise CommandError(Status.INVALID_FORMAT, location=_LBAF)
+    ctrl.subsystem.check_writable()
     for one in namespaces:
         ctrl.ana.check(one)
     if any(one.progress(ctrl.now_ns) is not None for one in namespaces):

@@ -59,6 +59,7 @@ class Health:
         self._available_spare = 100
         self._percentage_used = 0
         self._reliability_degraded = False
+        self._backup_failed = False
         self._sensors_k: list[int | None] = [None] * ctrl.config.temperature_sensors
         self._beyond: set[tuple[int, int]] = set()
         """The thresholds, as (sensor, kind), beyond which a temperature is, or has not come back far enough."""
@@ -140,6 +141,25 @@ class Health:
         self._reliability_degraded = value
         self.evaluate()
 
+    @property
+    def media_read_only(self) -> bool:
+        """Whether all media of the subsystem take no more writes (not the write protection of a namespace)."""
+        return self._ctrl.subsystem.media_read_only
+
+    @media_read_only.setter
+    def media_read_only(self, value: bool) -> None:
+        self._ctrl.subsystem.set_media_read_only(value)
+
+    @property
+    def backup_failed(self) -> bool:
+        """Whether what keeps volatile memory over a loss of power has failed."""
+        return self._backup_failed
+
+    @backup_failed.setter
+    def backup_failed(self, value: bool) -> None:
+        self._backup_failed = value
+        self.evaluate()
+
     # -- what is reported -----------------------------------------------------------------------------------
 
     @property
@@ -150,6 +170,8 @@ class Health:
             ascbt=int(self._available_spare < self.spare_threshold),
             ttc=int(bool(self._beyond)),
             ndr=int(self._reliability_degraded),
+            amro=int(self.media_read_only),
+            vmbf=int(self._backup_failed),
             pmrro=int(self._ctrl.buffers.pmr_in_trouble),
         )
 

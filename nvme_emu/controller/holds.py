@@ -19,6 +19,7 @@ class Hold(Enum):
     TRACKED = "each block's allocation is known"
     ZONED = "is zoned"
     ANA = "in an ANA group that not every controller reaches"
+    MEDIA = "the media are read-only"
     POWER = "the controller is in a power state without I/O, or on its way"
 
 

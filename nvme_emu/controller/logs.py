@@ -35,6 +35,7 @@ from nvme_emu.controller.endurance import (
     endurance_aggregate_log,
     endurance_group_log,
     group_warning,
+    percentage_used,
 )
 from nvme_emu.controller.error_log import ErrorLog
 from nvme_emu.controller.feature_kinds import FEATURES
@@ -205,7 +206,7 @@ def _smart_health(ctrl: Controller, cmd: Command) -> bytes:
         composite_temperature=health.temperature_k,
         avsp=health.available_spare,
         avspt=health.spare_threshold,
-        pused=health.percentage_used,
+        pused=percentage_used(ctrl),
         egcws=group_warning(ctrl),
         data_units_read=counters.data_units_read,
         data_units_written=counters.data_units_written,

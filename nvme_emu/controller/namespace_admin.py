@@ -54,6 +54,7 @@ _ATTACH_SEL = location(10, ATTACH_CDW10, "sel")
 def namespace_management(ctrl: Controller, cmd: Command) -> int:
     """Namespace Management (opcode 0Dh): dword 0 of a create is the new namespace's identifier."""
     ctrl.subsystem.sanitizer.refuse_admin()
+    ctrl.subsystem.check_writable()
     select = NS_MANAGEMENT_CDW10["sel"].extract(cmd.cdw10)
     if select == _CREATE:
         return _create(ctrl, cmd)

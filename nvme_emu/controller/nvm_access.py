@@ -83,6 +83,8 @@ def check_access(ctrl: Controller, namespace: Namespace, access: Access) -> None
         namespace.reservations.check(ctrl, access is Access.READ)
     if Hold.PROTECTED in holds and access is Access.WRITE:
         raise CommandError(Status.NS_WRITE_PROTECTED)
+    if Hold.MEDIA in holds and access is Access.WRITE:
+        raise CommandError(Status.READ_ONLY)
 
 
 def extent(cmd: Command, namespace: Namespace, limit: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ resets of controllers do not end it. Media verification is not offered (SANICAP.
 
 from __future__ import annotations
 
+import errno
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -170,6 +171,8 @@ class Sanitizer:
     def _erase(self, namespace: Namespace, how: Any) -> None:
         """All of a namespace's medium: deallocated, or with NDAS filled with what the operation leaves."""
         media = namespace.medium
+        if self._subsystem.media_read_only:
+            raise OSError(errno.EROFS, "the media are read-only")
         namespace.forget_blocks()
         if how.ndas and namespace.unwritten is not None:
             namespace.unwritten.clear()

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from nvme_emu.controller.locations import NSID, location
 from nvme_emu.core.errors import CommandError
 from nvme_emu.spec.commands_admin import SELF_TEST_CDW10, SelfTestCode
-from nvme_emu.spec.logs import SELF_TEST_LOG, SELF_TEST_RESULTS, SELF_TEST_STATUS, SELF_TEST_VALID
+from nvme_emu.spec.events import AsyncErrorInfo, AsyncEventType
+from nvme_emu.spec.logs import SELF_TEST_LOG, SELF_TEST_RESULTS, SELF_TEST_STATUS, SELF_TEST_VALID, Lid
 from nvme_emu.spec.queues import NSID_BROADCAST
 from nvme_emu.spec.status import SC_MASK, SCT_SHIFT, Status
 
@@ -123,6 +124,8 @@ class SelfTest:
             return
         nsid, lba = bad
         status = int(Status.READ_ERROR)
+        self._ctrl.error_log.record(None, status, lba=lba)
+        self._ctrl.events.post(AsyncEventType.ERROR, AsyncErrorInfo.DIAGNOSTIC_FAILURE, Lid.ERROR_INFORMATION)
         self._end(
             SelfTestResult.FAILED,
             segment=_SEGMENT_MEDIA,

@@ -32,7 +32,8 @@ from nvme_emu.controller.lasting import (
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.persistent_events import PersistentEvents
 from nvme_emu.controller.sanitize import Sanitizer
-from nvme_emu.core.errors import MediaError
+from nvme_emu.core.errors import CommandError, MediaError
+from nvme_emu.spec.status import Status
 
 if TYPE_CHECKING:
     from nvme_emu.controller.config import ControllerConfig
@@ -93,6 +94,8 @@ class NvmSubsystem:
         self._timers_made = 0
         self.namespaces_made = 0
         self.now_ns = 0
+        self.media_read_only = False
+        """Whether nothing can be written any more: the end of flash that is worn out."""
         self.ana = AnaGroups(self, config.ana_groups)
         for namespace in namespaces:
             namespace.anagrpid = self.ana.default_group(namespace.nsid)
@@ -245,6 +248,22 @@ class NvmSubsystem:
                 ctrl.look_at_me()
 
     # -- namespaces -----------------------------------------------------------------------------------------
+
+    def set_media_read_only(self, value: bool) -> None:
+        """All media take no more writes, or do again: SMART's critical warning tells every host."""
+        self.media_read_only = value
+        for namespace in self.namespaces.values():
+            if value:
+                namespace.hold(Hold.MEDIA)
+            else:
+                namespace.free(Hold.MEDIA)
+        for ctrl in self.controllers.values():
+            ctrl.logs.health.evaluate()
+
+    def check_writable(self) -> None:
+        """Raises CommandError Internal Error for an admin command that has to change media which are read-only."""
+        if self.media_read_only:
+            raise CommandError(Status.INTERNAL)
 
     def free_nsid(self) -> int | None:
         """The lowest identifier that no namespace has; None when all are taken."""

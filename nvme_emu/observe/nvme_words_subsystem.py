@@ -81,7 +81,7 @@ def endurance_log(raw: bytes) -> dict[str, Any]:
 
 
 def endurance_event_agg_log(raw: bytes, entries: int) -> dict[str, Any]:
-    """Endurance Group Event Aggregate; ``entries`` of it are shown, used or not, as nvme-cli shows them."""
+    """Endurance Group Event Aggregate; ``entries`` of it are shown, used or not (nvme-cli: the last of them)."""
     groups = struct.unpack_from(f"<{entries}H", raw.ljust(8 + 2 * entries, b"\0"), ENDURANCE_GROUP_AGGREGATE.size)
     return {
         "num_entries_avail": ENDURANCE_GROUP_AGGREGATE.parse(raw).nent,

@@ -232,6 +232,8 @@ class MachineMethods:
         percentage_used: int | None = None,
         reliability_degraded: bool | None = None,
         sensors_k: list[int] | None = None,
+        media_read_only: bool | None = None,
+        backup_failed: bool | None = None,
     ) -> SmartState:
         """Set what the device reports of its health; thresholds are compared and events raised at once.
 
@@ -245,6 +247,8 @@ class MachineMethods:
                 ("percentage_used", percentage_used),
                 ("reliability_degraded", reliability_degraded),
                 ("sensors_k", sensors_k),
+                ("media_read_only", media_read_only),
+                ("backup_failed", backup_failed),
             )
             if value is not None
         }

@@ -62,7 +62,7 @@ WORDS = [
     Word(name="ana-log", guest="/dev/nvme0"),
     Word(name="ana-log", guest="/dev/nvme0 -g", ours="-g"),
     Word(name="endurance-log", guest="/dev/nvme0 -g 1", ours="-g 1", moves=COUNTERS),
-    Word(name="endurance-event-agg-log", guest="/dev/nvme0 -e 2", ours="-e 2"),
+    Word(name="endurance-event-agg-log", guest="/dev/nvme0 -e 1", ours="-e 1"),
     Word(name="list-ctrl", guest="/dev/nvme0"),
     Word(name="list-ctrl", guest="/dev/nvme0 -n 1", ours="-n 1"),
     Word(name="list-endgrp", guest="/dev/nvme0"),

@@ -1,4 +1,4 @@
-"""nvme-cli's words for the subsystem: the JSON that nvme-cli 2.13 printed in a guest, and what they do with a target."""
+"""nvme-cli's words for the subsystem: the JSON that nvme-cli 2.13 printed in a guest, and how targets are asked."""
 
 from __future__ import annotations
 
