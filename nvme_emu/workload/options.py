@@ -149,6 +149,15 @@ def _parse_skip(text: str, units: Units) -> tuple[str, ...]:
     return words
 
 
+def _metadata(text: str, units: Units) -> str:
+    """The words of MetadataConfig. ValueError for others."""
+    from nvme_emu.controller.metadata_config import MetadataConfig
+
+    found = parse_text(text, units)
+    MetadataConfig.parse(found)
+    return found
+
+
 def _one_of(*values: int) -> Parser:
     def parse(text: str, units: Units) -> int:
         value = parse_int(text, units)
@@ -244,6 +253,7 @@ _HONOURED = (
     # ours: what fio has no word for
     _honoured("nvme_profile", parse_text, "device profile (fio has no such option)"),
     _honoured("nvme_lba_size", _one_of(512, 4096), "bytes of a block (fio has no such option)", default=512),
+    _honoured("nvme_metadata", _metadata, "metadata of a block: ms=8,pi=1,… (fio has no such option)"),
     _honoured("nvme_queues", plain_int(1, 64), "I/O queue pairs (fio has no such option)"),
     _honoured("nvme_queue_depth", plain_int(2, 65536), "entries of a queue (fio has no such option)"),
 )  # fmt: skip

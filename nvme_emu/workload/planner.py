@@ -93,13 +93,17 @@ class _Planner:
         self.recordings: dict[str, Recording] = {}
 
     def plan(self) -> Plan:
+        from nvme_emu.controller.metadata_config import MetadataConfig
+
         sections = self.source.jobs
         lba_size = self._common("nvme_lba_size")
         options = {
             "profile": self._common("nvme_profile"),
             "queues": self._common("nvme_queues"),
             "depth": self._common("nvme_queue_depth"),
+            "metadata": self._common("nvme_metadata"),
         }
+        metadata = MetadataConfig.parse(options["metadata"] or "ms=0")
         for section in sections:
             if section.get("read_iolog"):
                 self._guard(section, self._read_log, lba_size)
@@ -120,7 +124,8 @@ class _Planner:
             raise JobFileError(self.problems)
         modes = {plan.mode for plan in plans}
         machine = MachinePlan(
-            size=namespace_bytes * namespaces,
+            # What lies beside the data takes room of its own.
+            size=namespace_bytes // lba_size * (lba_size + metadata.ms) * namespaces,
             namespaces=namespaces,
             mode=modes.pop() if len(modes) == 1 else "mixed",
             lba_size=lba_size,

@@ -72,6 +72,17 @@ def test_run_trace_holds_every_command(job: Path, tmp_path: Path) -> None:
     assert code == 0 and sum(event["event"] == "nvme_complete_rq" for event in events) >= 16
 
 
+@pytest.mark.parametrize("engine", ["libaio", "psync"])
+def test_run_over_protected_blocks_verifies(tmp_path: Path, engine: str) -> None:
+    path = tmp_path / "protected.fio"
+    path.write_text(f"[a]\nnvme_metadata=ms=8,pi=1\nrw=randwrite\nsize=256k\nverify=crc32c\nioengine={engine}\n")
+
+    code, result = invoke("run", path, "--clock", "virtual", "--json")
+
+    job = json.loads(result.stdout)["jobs"][0]
+    assert (code, job["error"], job["read"]["io_bytes"], job["write"]["io_bytes"]) == (0, 0, 1 << 18, 1 << 18)
+
+
 def test_run_notes_go_to_stderr_and_quiet_silences_them(job: Path) -> None:
     _, loud = invoke("run", job, "--clock", "virtual", "--set", "direct=1")
     _, quiet = invoke("run", job, "--clock", "virtual", "--set", "direct=1", "-q")

@@ -175,6 +175,7 @@ def test_file_missing_or_binary_is_one_line(tmp_path: Path) -> None:
         ("random_distribution=zipf:1.2:0.5", "centre"),
         ("verify=sha512", "is not one of crc32c"),
         ("nvme_lba_size=520", "is not one of 512, 4096"),
+        ("nvme_metadata=ms=9", "must be one of 0, 8, 16, 64"),
         ("iodepth=0", "from 1 to"),
         ("rwmixread=101", "from 0 to 100"),
     ],

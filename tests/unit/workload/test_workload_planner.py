@@ -159,6 +159,13 @@ def test_machine_options_come_from_ours() -> None:
     assert made.machine.lba_size == 4096
 
 
+def test_metadata_has_room_beside_the_data() -> None:
+    made = plan("[global]\nnvme_metadata=ms=64,pi=1\nnvme_lba_size=4096\n[a]\nsize=1m\n")
+
+    assert made.machine.options == {"metadata": "ms=64,pi=1"}
+    assert made.machine.size == 256 * (4096 + 64)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
