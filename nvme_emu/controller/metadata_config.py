@@ -51,7 +51,9 @@ class MetadataConfig:
         return cls(**given)
 
     def apply(self, namespace: Namespace) -> None:
-        """Give a new namespace such metadata, with blocks of the size that it has."""
+        """Give a new namespace such metadata, with blocks of the size that it has. ValueError for a zoned one."""
+        if namespace.zones is not None:
+            raise ValueError("zoned and metadata: zoned namespaces have no metadata")
         index = next(
             index
             for index, one in enumerate(LBA_FORMATS)

@@ -248,6 +248,11 @@ def test_wrong_configuration_is_named(text: str, words: str) -> None:
         MetadataConfig.parse(text)
 
 
+def test_zoned_namespaces_have_no_metadata() -> None:
+    with pytest.raises(ValueError, match="zoned namespaces have no metadata"):
+        opened("ms=8", size="8M", zoned="zone_size=1M")
+
+
 def test_power_loss_loses_blocks_with_their_metadata(tmp_path: Path) -> None:
     with opened("ms=8,pi=1", image=tmp_path / "disk.img") as machine:
         namespace = only(machine)
