@@ -3,10 +3,10 @@
     python tools/kill9.py                        300 kills, seed 0
     python tools/kill9.py --kills 5000 --seed 7 [--json]
 
-The process writes, flushes, writes with FUA and saves a feature, through the driver; each kill is SIGKILL. Another
-process then opens the image: it must open, every block must be that of a write that may be there, whole, and at least as new
-as the last Flush or FUA; the saved value at least as new as the last one that was acknowledged. The page cache outlives
-a killed process: what a loss of power does is proved by tests/unit/test_power_loss.py (docs/image.md).
+The process writes, flushes, writes with FUA and saves a feature, through the driver; each kill is SIGKILL. Another one
+then opens the image: it must open, every block must be that of a write that may be there, whole, and at least as new as
+the last Flush or FUA; the saved value at least as new as the last one that was acknowledged. The page cache outlives a
+killed process: what a loss of power does is proved by tests/unit/test_power_loss.py (docs/image.md).
 
 Exit codes: 0 nothing lost; 1 something was; 2 bad usage.
 """

@@ -1,6 +1,6 @@
 """What a subsystem remembers while it has no power, and how it is written down.
 
-    {"version": 2, "sections": {"namespaces": [1, …], "features": [1, …], …, "controllers": [1, {"0": {"counters": …}}]}}
+    {"version": 2, "sections": {"namespaces": [1, …], "features": [1, …], …, "controllers": [1, {"0": {…}}]}}
 
 It is JSON and is kept with the data, by a medium that can keep it (an image file: `load_state` and `store_state`); the
 medium frames, checks and alternates it, so that a crash leaves the one before. docs/image.md says what is in it.
@@ -177,6 +177,8 @@ def _save_namespace(one: Namespace) -> dict[str, Any]:
     }
     if one.shared:
         state["shared"] = 1
+    if one.anagrpid:
+        state["ana"] = one.anagrpid
     if one.protection in (WriteProtection.PROTECTED, WriteProtection.PERMANENT):
         state["protection"] = one.protection.value
     if one.marked:
@@ -227,6 +229,9 @@ def _restore_namespaces(subsystem: NvmSubsystem, media: BlockMedia, saved: dict[
             one.hold(Hold.MARKED)
         if state.get("reservations"):
             _restore_reservations(one, state["reservations"])
+        # The device may have been given fewer groups since.
+        group = state.get("ana", 0)
+        one.anagrpid = group if 0 < group <= subsystem.ana.count else subsystem.ana.default_group(one.nsid)
         subsystem.namespaces[one.nsid] = one
         _read(NAMESPACE_PARTS, one, state.get("parts", {}), f"namespace {one.nsid}")
     subsystem.attached_by_default = set(saved["attached"])

@@ -368,3 +368,51 @@ def test_discard_without_hole_punching_writes_zeroes(path: Path, monkeypatch: py
 
     assert medium.equal(0, b"x" * 100 + bytes(20000) + b"x" * 100) == -1
     medium.close()
+
+
+@pytest.mark.parametrize(("number", "fails_for_good"), [(errno.EIO, True), (errno.EFBIG, False)])
+@pytest.mark.parametrize("durable", ["state", "fua"])
+def test_failed_sync_of_state_or_fua_fails_the_next_flush_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch, durable: str, number: int, fails_for_good: bool
+) -> None:
+    """The kernel tells of a lost page once, to whoever syncs first: it may have been another one's."""
+    medium = ImageMedia(path, SIZE)
+
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_module.os, "pwritev", fail)
+        with pytest.raises(MediaError, match="failed"):
+            medium.store_state(b"x") if durable == "state" else medium.write(0, b"x", fua=True)
+    if fails_for_good:
+        for operation in (medium.flush, lambda: medium.write(0, b"x", fua=True), lambda: medium.store_state(b"x")):
+            with pytest.raises(MediaError, match="failed for good"):
+                operation()
+    else:
+        medium.flush()
+    medium.close()
+
+
+@pytest.mark.parametrize("in_sync", [True, False])
+def test_disk_that_is_full_while_syncing_is_told_from_one_that_is_full_while_writing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, in_sync: bool
+) -> None:
+    medium = ImageMedia(path, SIZE)
+    real = os.pwritev
+
+    def full(fd: int, buffers: list[bytes], offset: int, flags: int) -> int:
+        if flags or not in_sync:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, buffers, offset, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_module.os, "pwritev", full)
+        with pytest.raises(MediaError, match="writing failed"):
+            medium.write(0, b"x" * 512, fua=True)
+    if in_sync:
+        with pytest.raises(MediaError, match="failed for good"):
+            medium.flush()
+    else:
+        medium.flush()
+    medium.close()

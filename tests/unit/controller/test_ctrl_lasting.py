@@ -308,6 +308,18 @@ def test_part_beyond_its_bound_is_not_stored(tmp_path: Path, monkeypatch: pytest
         assert one.do(AdminOpcode.FORMAT_NVM, nsid=1).status == 0
 
 
+@pytest.mark.parametrize(("groups", "expected"), [(4, 3), (2, 1), (0, 0)])
+def test_ana_group_lasts_while_there_are_so_many(tmp_path: Path, groups: int, expected: int) -> None:
+    path = tmp_path / "ssd.img"
+    for count, before, after in ((4, 1, 3), (groups, expected, expected)):
+        media = ImageMedia(str(path), SIZE)
+        one = AdminHost(config=ControllerConfig(ana_groups=count), media=[media], lba_size=512)
+        assert one.ctrl.namespaces[1].anagrpid == before
+        one.ctrl.namespaces[1].anagrpid = after
+        one.ctrl.subsystem.store()
+        media.close()
+
+
 # --- the slots ----------------------------------------------------------------------------------------------
 
 
