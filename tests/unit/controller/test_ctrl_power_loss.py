@@ -15,6 +15,7 @@ from nvme_emu.media import ImageMedia
 from nvme_emu.spec.commands import RW_FUA
 from nvme_emu.spec.commands_admin import FORMAT_CDW10
 from nvme_emu.spec.features import VOLATILE_WRITE_CACHE, Fid
+from nvme_emu.spec.identify import CONTROLLER_LIST, NS_MANAGEMENT
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
 from nvme_emu.spec.status import Status
 from nvme_emu.testing.power_loss import LossyDisk
@@ -95,6 +96,20 @@ def admin(device: Device) -> None:
     device.must["protection"] = protected
 
 
+def namespaces(device: Device) -> None:
+    """A namespace that was made is there, without what was in its place before, and holds what was written to it."""
+    host = device.host
+    device.io(NvmOpcode.WRITE, 2, RW_FUA, b"secret")
+    assert host.do(AdminOpcode.NAMESPACE_MANAGEMENT, nsid=1, cdw10=1).status == 0
+    host.memory.write(host.data, NS_MANAGEMENT.build(nsze=32, ncap=32))
+    assert host.do(AdminOpcode.NAMESPACE_MANAGEMENT).dw0 == 1
+    host.memory.write(host.data, CONTROLLER_LIST.build(numid=1, cntid=[0]))
+    assert host.do(AdminOpcode.NAMESPACE_ATTACHMENT, nsid=1).status == 0
+    device.must["lba 2"] = reads(2, b"")
+    device.io(NvmOpcode.WRITE, 5, RW_FUA, b"new")
+    device.must["lba 5"] = reads(5, b"new")
+
+
 Scenario = Callable[[Device], None]
 
 
@@ -124,7 +139,7 @@ def cuts(scenario: Scenario, at_most: int = 12) -> int:
             return looked_at
 
 
-@pytest.mark.parametrize("scenario", [marks, erase, admin])
+@pytest.mark.parametrize("scenario", [marks, erase, admin, namespaces])
 def test_what_was_acknowledged_survives_a_cut_anywhere(scenario: Scenario) -> None:
     assert cuts(scenario) >= 10
 
@@ -142,8 +157,9 @@ def test_a_mark_that_comes_back_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_format_that_does_not_sync_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageMedia, "flush", lambda self: None)
-    with pytest.raises(AssertionError):
-        cuts(erase)
+    for scenario in (erase, namespaces):
+        with pytest.raises(AssertionError):
+            cuts(scenario, 64)
 
 
 def test_a_change_that_is_not_kept_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
