@@ -10,13 +10,12 @@ _MIGRATION = "live migration of controllers is not offered (OACS.HMLMS)"
 _PROGRAMS = "of the Computational Programs and Subsystem Local Memory command sets, which are not offered"
 _KV = "of the Key Value command set, which is not offered"
 _FDP = "Flexible Data Placement is not offered (CTRATT.FDPS)"
-_GROUPS = "no endurance groups and NVM sets (CTRATT)"
+_GROUPS = "one endurance group, without NVM sets, media units or capacity configurations (CTRATT)"
 _PLM = "Predictable Latency Mode is not offered (CTRATT.PLM)"
 _MI = "no Management Endpoint (MEC)"
 _BOOT = "no boot partitions (CAP.BPS)"
 _VIRTUAL = "no virtualization: one primary function (OACS.VMS)"
 _REACH = "no reachability groups (CRCAP)"
-_ANA = "one path to each namespace (CMIC.ANARS)"
 _LATER = "not built yet"
 
 NOT_OFFERED: dict[str, str] = {
@@ -52,7 +51,6 @@ NOT_OFFERED: dict[str, str] = {
     "Fid.READ_RECOVERY_LEVEL": "no Read Recovery Levels (CTRATT.RRLVLS)",
     "Fid.PREDICTABLE_LATENCY_MODE_CONFIG": _PLM,
     "Fid.PREDICTABLE_LATENCY_MODE_WINDOW": _PLM,
-    "Fid.ENDURANCE_GROUP_EVENT_CONFIG": _GROUPS,
     "Fid.SPINUP_CONTROL": "nothing spins",
     "Fid.POWER_LOSS_SIGNALING": "no power loss signal (PLSI)",
     "Fid.PERFORMANCE_CHARACTERISTICS": "optional; the device model is configured, not asked for",
@@ -68,11 +66,8 @@ NOT_OFFERED: dict[str, str] = {
     "Fid.NAMESPACE_METADATA": _MI,
     "Fid.SOFTWARE_PROGRESS_MARKER": "optional; of pre-boot software",
     "Fid.BOOT_PARTITION_WRITE_PROTECTION": _BOOT,
-    "Lid.ENDURANCE_GROUP": _GROUPS,
     "Lid.PREDICTABLE_LATENCY_NVM_SET": _PLM,
     "Lid.PREDICTABLE_LATENCY_AGGREGATE": _PLM,
-    "Lid.ANA": _ANA,
-    "Lid.ENDURANCE_GROUP_AGGREGATE": _GROUPS,
     "Lid.MEDIA_UNIT_STATUS": _GROUPS,
     "Lid.SUPPORTED_CAPACITY_CONFIGURATIONS": _GROUPS,
     "Lid.MI_COMMANDS_SUPPORTED_AND_EFFECTS": _MI,
@@ -97,7 +92,6 @@ NOT_OFFERED: dict[str, str] = {
     "Cns.NAMESPACE_GRANULARITY_LIST": "capacity is given out in 4 KiB; no granularity is reported (CTRATT.NG)",
     "Cns.UUID_LIST": "nothing vendor specific is selected by UUID (CTRATT.ULIST)",
     "Cns.DOMAIN_LIST": _MULTI_DOMAIN,
-    "Cns.ENDURANCE_GROUP_LIST": _GROUPS,
     "Cns.UNDERLYING_NAMESPACE_LIST": _MULTI_DOMAIN,
     "Cns.PORTS_LIST": _MULTI_DOMAIN,
     "Cns.CONTROLLER_STATE_FORMATS": _MIGRATION,
