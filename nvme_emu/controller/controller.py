@@ -143,7 +143,7 @@ class Controller(DeviceState):
         self.identify_fields: dict[str, Any] = {}
         """Fields of Identify Controller that a front door other than PCI Express adds or has its own way."""
         self.notices_offered = notices_offered(config, self.subsystem.zns is not None)
-        self.compiled = COMPILED
+        self.compiled = COMPILED and config.contiguous_queues
         """Whether plain commands may be done in C."""
 
         self.now_ns = 0

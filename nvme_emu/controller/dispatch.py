@@ -249,7 +249,7 @@ def end_due(ctrl: Controller) -> None:
 def device_lane(ctrl: Controller, qid: int) -> DeviceLane | None:
     """What a caller in the same process must find idle to do plain commands in one call; None if it cannot."""
     sq = ctrl.rings.sqs.get(qid)
-    if sq is None:
+    if sq is None or not ctrl.config.contiguous_queues:
         return None
     interrupts = ctrl.interrupts
     return DeviceLane(ctrl, sq, ctrl.arbiter.line, interrupts.raised, interrupts.masked)

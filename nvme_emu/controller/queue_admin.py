@@ -34,8 +34,8 @@ def _check_create(ctrl: Controller, qid: int, granted: int, pc: int, layout: Bit
     """What both Create commands share: the granted number of queues, and contiguous memory."""
     if not 1 <= qid <= granted:
         raise CommandError(Status.QID_INVALID, location=_QID)
-    if not pc:
-        # This controller has CAP.CQR set. Queues in lists of pages come with a later version of it.
+    if not pc and ctrl.config.contiguous_queues:
+        # CAP.CQR is set.
         raise CommandError(Status.INVALID_FIELD, location=location(11, layout, "pc"))
 
 
@@ -44,7 +44,9 @@ def create_io_cq(ctrl: Controller, cmd: Command) -> int:
     queue = CREATE_QUEUE_CDW10.unpack(cmd.cdw10)
     how = CREATE_CQ_CDW11.unpack(cmd.cdw11)
     _check_create(ctrl, queue.qid, ctrl.features.io_cqs_granted, how.pc, CREATE_CQ_CDW11)
-    cq = ctrl.rings.create_cq(queue.qid, cmd.prp1, queue.qsize_z + 1, how.iv, bool(how.ien))
+    cq = ctrl.rings.create_cq(
+        queue.qid, cmd.prp1, queue.qsize_z + 1, how.iv, bool(how.ien), contiguous=bool(how.pc)
+    )
     if ctrl.shadow is not None:
         ctrl.shadow.created(cq, True)
     return 0
@@ -57,7 +59,9 @@ def create_io_sq(ctrl: Controller, cmd: Command) -> int:
     _check_create(ctrl, queue.qid, ctrl.features.io_sqs_granted, how.pc, CREATE_SQ_CDW11)
     if not 1 <= how.cqid <= ctrl.features.io_cqs_granted:
         raise CommandError(Status.QID_INVALID, location=_CQID)
-    sq = ctrl.rings.create_sq(queue.qid, cmd.prp1, queue.qsize_z + 1, how.cqid, how.qprio)
+    sq = ctrl.rings.create_sq(
+        queue.qid, cmd.prp1, queue.qsize_z + 1, how.cqid, how.qprio, contiguous=bool(how.pc)
+    )
     if ctrl.shadow is not None:
         ctrl.shadow.created(sq, False)
     return 0

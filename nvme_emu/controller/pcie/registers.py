@@ -81,7 +81,7 @@ def cap_of(config: ControllerConfig) -> int:
     buffers = not config.message_based
     return CAP.pack(
         mqes_z=config.mqes_z,
-        cqr=1,
+        cqr=int(config.contiguous_queues),
         ams=0 if config.message_based else CAP_AMS_WRR,
         to=-(-config.ready_timeout_ms // CAP_TO_UNIT_MS),
         dstrd=config.dstrd,

@@ -210,18 +210,27 @@ class Rings(RingsState):
         self.cqs[0] = cq
         self.sqs[0] = sq
 
-    def create_cq(self, qid: int, base: int, size: int, vector: int, ien: bool) -> CompletionQueue:
+    def create_cq(
+        self, qid: int, base: int, size: int, vector: int, ien: bool, *, contiguous: bool = True
+    ) -> CompletionQueue:
         """Create I/O Completion Queue (Base 2.1, 5.2.1). Raises CommandError with the field that is wrong."""
         self._check(qid, qid in self.cqs, base, size, self._entry_size("iocqes", CQES_LOG2))
         if ien and vector >= self._vectors:
             raise CommandError(Status.INVALID_VECTOR, location=_CDW11_HIGH)
-        cq = CompletionQueue(qid, base, size, vector, ien)
+        if contiguous:
+            cq = CompletionQueue(qid, base, size, vector, ien)
+        else:
+            from nvme_emu.controller.pcie.scattered import ScatteredCq
+
+            cq = ScatteredCq(qid, base, size, vector, ien, self._registers.page_size)
         self._registers.buffers.check_queue(base, cq.nbytes, True)
         self._attach(cq)
         self.cqs[qid] = cq
         return cq
 
-    def create_sq(self, qid: int, base: int, size: int, cqid: int, prio: int = 0) -> SubmissionQueue:
+    def create_sq(
+        self, qid: int, base: int, size: int, cqid: int, prio: int = 0, *, contiguous: bool = True
+    ) -> SubmissionQueue:
         """Create I/O Submission Queue (Base 2.1, 5.2.2). Raises CommandError with the field that is wrong."""
         self._check(qid, qid in self.sqs, base, size, self._entry_size("iosqes", SQES_LOG2))
         if not 0 < cqid <= self.io_queues_max:
@@ -229,7 +238,12 @@ class Rings(RingsState):
         cq = self.cqs.get(cqid)
         if cq is None:
             raise CommandError(Status.CQ_INVALID, location=_CDW11_HIGH)
-        sq = SubmissionQueue(qid, base, size, cq, prio)
+        if contiguous:
+            sq = SubmissionQueue(qid, base, size, cq, prio)
+        else:
+            from nvme_emu.controller.pcie.scattered import ScatteredSq
+
+            sq = ScatteredSq(qid, base, size, cq, prio, self._registers.page_size)
         self._registers.buffers.check_queue(base, sq.nbytes, False)
         self._attach(sq)
         cq.sqs += 1
@@ -276,7 +290,7 @@ class Rings(RingsState):
                 sq.attach(self._memory)
             if shadow is not None:
                 shadow.attach()
-        except DmaError as error:
+        except (DmaError, CommandError) as error:
             return f"the memory of a queue was removed: {error}"
         self.generation = self._memory.generation
         return None

@@ -148,7 +148,8 @@ class AdminRules:
         if not QUEUE_ENTRIES_MIN <= entries <= most:
             self._wrong("queue-size", f"{entries} entries of 2 to {most}", queue=queue.qid, entries=entries, most=most)
         elif not how.pc:
-            self._wrong("queue-contiguous", f"queue {queue.qid}", queue=queue.qid)
+            if ctrl.config.contiguous_queues:
+                self._wrong("queue-contiguous", f"queue {queue.qid}", queue=queue.qid)
         else:
             self._queue_memory(queue.qid, entry.prp1, entries * (SQE_SIZE if is_sq else CQE_SIZE))
         if is_sq:
