@@ -68,6 +68,8 @@ def test_appends_tell_where_they_wrote(namespace: ZonedNamespace) -> None:
     ]
     for request in several:
         request.wait()
+    # Waiters are woken before callbacks run; the worker is done with both when the next command has ended.
+    namespace.flush()
 
     places = [appended_at(request) for request in several]
     assert sorted(places) == sorted(seen) == [ZSZE + 1 + 2 * number for number in range(8)]
