@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from conformance_lib.evidence import Evidence  # noqa: E402
 from conformance_lib.reasons import FABRICS_ONLY, NOT_OFFERED, PCI_ONLY  # noqa: E402
 
-from nvme_emu.controller.admin import ADMIN_HANDLERS  # noqa: E402
+from nvme_emu.controller.admin import ADMIN_HANDLERS, OPTIONAL_ADMIN_HANDLERS  # noqa: E402
 from nvme_emu.controller.config import ControllerConfig  # noqa: E402
 from nvme_emu.controller.feature_kinds import FEATURES  # noqa: E402
 from nvme_emu.controller.identify import IDENTIFIES  # noqa: E402
@@ -126,8 +126,9 @@ def page() -> str:
     logs = {lid: structure.clause for lid, structure in LOG_STRUCTURES.items()}
     cns = {number: structure.clause for number, structure in CNS_STRUCTURES.items()}
     feature = "Base 2.1 §5.1.25"
+    handlers = ADMIN_HANDLERS | OPTIONAL_ADMIN_HANDLERS
     sections = [
-        table("Admin commands", "opcode", rows_of(AdminOpcode, ADMIN_HANDLERS, admin, "Base 2.1 §5.1", proof)),
+        table("Admin commands", "opcode", rows_of(AdminOpcode, handlers, admin, "Base 2.1 §5.1", proof)),
         table("I/O commands", "opcode", rows_of(NvmOpcode, ZONED_HANDLERS, nvm, "Base 2.1 §7", proof)),
         table("Features", "FID", rows_of(Fid, FEATURES, features, feature, proof)),
         table("Log pages", "LID", rows_of(Lid, LOG_PAGES, logs, "Base 2.1 §5.1.12.1", proof)),
