@@ -31,11 +31,13 @@ class Attached:
 
 
 @contextmanager
-def attached(*options: str, devices: int = 1, shared_memory: bool = True, **guest: Any) -> Iterator[Attached]:
-    """A guest with `devices` SSDs. At the end nothing may have gone wrong on either side."""
+def attached(
+    *options: str, devices: int = 1, shared_memory: bool = True, kernel: str = "", **guest: Any
+) -> Iterator[Attached]:
+    """A guest with `devices` SSDs, and more `kernel` options. At the end nothing may have gone wrong on either side."""
     with Server(*options, devices=devices) as server:
         words = [word for path in server.sockets for word in vfio_user_device(path)]
-        kernel = "nvme_core.admin_timeout=10 nvme_core.io_timeout=20"
+        kernel = f"nvme_core.admin_timeout=10 nvme_core.io_timeout=20 {kernel}"
         with Guest(words, shared_memory=shared_memory, kernel_options=kernel, **guest) as machine:
             yield Attached(server, machine)
             troubles = [line for line in machine.console.splitlines() if any(one in line for one in TROUBLE)]
