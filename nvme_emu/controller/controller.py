@@ -35,15 +35,16 @@ from nvme_emu.controller.events import AsyncEvents, notices_offered
 from nvme_emu.controller.features import Features
 from nvme_emu.controller.inflight import InFlight
 from nvme_emu.controller.lba_alerts import LbaAlerts
+from nvme_emu.controller.lifecycle_actions import Lifecycle
 from nvme_emu.controller.logs import ErrorLog, Logs
 from nvme_emu.controller.namespace import Namespace
 from nvme_emu.controller.pcie.arbitration import RoundRobin
 from nvme_emu.controller.pcie.coalescing import Coalescer
 from nvme_emu.controller.pcie.interrupts import Interrupts
-from nvme_emu.controller.pcie.lifecycle import TRANSITIONS, Action, Input, State
+from nvme_emu.controller.pcie.lifecycle import Input, State
 from nvme_emu.controller.pcie.memory_buffers import MemoryBuffers
 from nvme_emu.controller.pcie.pin import InterruptPin
-from nvme_emu.controller.pcie.registers import RegisterFile, bad_enable
+from nvme_emu.controller.pcie.registers import RegisterFile
 from nvme_emu.controller.pcie.rings import LateCompletion, Rings, SubmissionQueue
 from nvme_emu.controller.pcie.shadow import ShadowDoorbells
 from nvme_emu.controller.power import Power
@@ -51,13 +52,12 @@ from nvme_emu.controller.reservation_state import ReservationNotices
 from nvme_emu.controller.self_test import SelfTest
 from nvme_emu.controller.subsystem import NvmSubsystem
 from nvme_emu.controller.telemetry import Telemetry
-from nvme_emu.core.errors import CommandError, DmaError
+from nvme_emu.core.errors import CommandError
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import ControllerState, Doorbell, PostCqe, RegisterWrite, TraceHub
 from nvme_emu.spec.events import AsyncErrorInfo, AsyncEventType
 from nvme_emu.spec.logs import Lid
-from nvme_emu.spec.queues import CQE_SIZE, SQE_SIZE
-from nvme_emu.spec.registers import AQA, CC, CC_AMS_WRR, CC_SHN_ABRUPT, CC_SHN_NORMAL, Reg
+from nvme_emu.spec.registers import Reg
 from nvme_emu.spec.status import MORE, Status
 
 if TYPE_CHECKING:
@@ -68,9 +68,6 @@ __all__ = ["Controller"]
 _DWORD = 0xFFFF_FFFF
 _DOORBELLS = int(Reg.DOORBELLS)
 _NO_LIMIT = 1 << 62
-
-# States in which commands in flight may still end.
-_POSTING = frozenset((State.READY, State.STOPPING, State.STOPPED))
 
 
 class Controller(DeviceState):
@@ -185,8 +182,9 @@ class Controller(DeviceState):
         """Where the column gait puts scattered data on its way."""
         self._stride_shift = config.doorbell_stride.bit_length() - 1
         # What the state is waiting for: a time span that the next step starts, then a point in time.
-        self._state_delay_ns: int | None = None
-        self._state_deadline_ns: int | None = None
+        self.state_delay_ns: int | None = None
+        self.state_deadline_ns: int | None = None
+        self.lifecycle = Lifecycle(self)
         self.apply_features()
         self.subsystem.join(self)
         self.power.reset()
@@ -229,12 +227,12 @@ class Controller(DeviceState):
             if size == 4 and offset >= _DOORBELLS and not offset & 3:
                 self._doorbell(offset, value)
             elif size == 4 and offset >= 0 and not offset & 3:
-                self._write_dword(offset, value & _DWORD)
+                self.lifecycle.write(offset, value & _DWORD)
             elif size == 8 and 0 <= offset < _DOORBELLS and not offset & 3:
-                self._write_dword(offset, value & _DWORD)
-                self._write_dword(offset + 4, value >> 32 & _DWORD)
+                self.lifecycle.write(offset, value & _DWORD)
+                self.lifecycle.write(offset + 4, value >> 32 & _DWORD)
             else:
-                self._note(f"dropped a write of {size} bytes at {offset:#x}: neither a dword nor two")
+                self.note(f"dropped a write of {size} bytes at {offset:#x}: neither a dword nor two")
         except Exception as error:
             self.broken(error)
 
@@ -290,8 +288,8 @@ class Controller(DeviceState):
         """Do all work that is due at `now_ns`, at most `config.step_commands_max` commands of it."""
         try:
             self.now_ns = now_ns
-            if self._state_delay_ns is not None or self._state_deadline_ns is not None:
-                self._state_timer()
+            if self.state_delay_ns is not None or self.state_deadline_ns is not None:
+                self.lifecycle.timer()
             if self.timers and self.timers[0][0] <= now_ns:
                 self.subsystem.run_timers(now_ns)
             if self.shadow is not None:
@@ -310,9 +308,9 @@ class Controller(DeviceState):
 
         A time that is not in the future means: at once.
         """
-        if (self.arbiter.line and self.running) or self._state_delay_ns is not None:
+        if (self.arbiter.line and self.running) or self.state_delay_ns is not None:
             return self.now_ns
-        deadline = self._state_deadline_ns
+        deadline = self.state_deadline_ns
         if self.timers and (deadline is None or self.timers[0][0] < deadline):
             deadline = self.timers[0][0]
         if self.posting:
@@ -414,11 +412,11 @@ class Controller(DeviceState):
 
     def fail(self, why: str) -> None:
         """Something from which only a reset helps: CSTS.CFS (Base 2.1, 9.5)."""
-        self._input(Input.FATAL, why)
+        self.lifecycle.take(Input.FATAL, why)
 
     def subsystem_reset(self) -> None:
         """The NVM subsystem is reset, and this controller with it."""
-        self._input(Input.SUBSYSTEM_RESET)
+        self.lifecycle.take(Input.SUBSYSTEM_RESET)
         if self.on_subsystem_reset is not None:
             self.on_subsystem_reset()
         self.look_at_me()
@@ -469,7 +467,7 @@ class Controller(DeviceState):
         """Nothing of a deleted queue is served any more. Delete I/O SQ has ended what was in flight."""
         self.arbiter.remove(sq)
 
-    def _drop_commands(self) -> None:
+    def drop_commands(self) -> None:
         """A reset: what is in flight ends without a completion, and is counted."""
         waiting = sum(len(cq.backlog) for cq in self.rings.cqs.values())
         self.counters.dropped += waiting + self.inflight.clear(self.now_ns)
@@ -502,154 +500,20 @@ class Controller(DeviceState):
             infos = AsyncErrorInfo
             info = infos.INVALID_DOORBELL_REGISTER if missing else infos.INVALID_DOORBELL_VALUE
             self.events.post(AsyncEventType.ERROR, info, Lid.ERROR_INFORMATION)
-        self._note(f"ignored {value:#x} in the doorbell of {kind} queue {qid}: {why}")
+        self.note(f"ignored {value:#x} in the doorbell of {kind} queue {qid}: {why}")
 
     # -- registers ------------------------------------------------------------------------------------------
 
     def _doorbell(self, offset: int, value: int) -> None:
         index, rest = divmod(offset - _DOORBELLS, 1 << self._stride_shift)
         if rest or offset >= self.config.bar_size:
-            self._note(f"dropped a write at {offset:#x}: no doorbell is there")
+            self.note(f"dropped a write at {offset:#x}: no doorbell is there")
         elif index & 1:
             self.ring_cq(index >> 1, value & 0xFFFF)
         else:
             self.ring_sq(index >> 1, value & 0xFFFF)
 
-    def _write_dword(self, offset: int, value: int) -> None:
-        registers = self.registers
-        if offset == Reg.CC:
-            self._write_cc(value)
-        elif offset == Reg.CSTS:
-            registers.clear_status(value)
-        elif offset == Reg.NSSR:
-            if registers.is_subsystem_reset(value):
-                self.subsystem.reset(self)
-        elif not registers.store(offset, value) and not self.pin.write(offset, value):
-            self._note(f"ignored a write of {value:#x} to the property at {offset:#x}")
-
-    def _write_cc(self, value: int) -> None:
-        registers = self.registers
-        old = CC.unpack(registers.cc)
-        registers.cc = registers.merge_cc(value)
-        new = CC.unpack(registers.cc)
-        if new.en and not old.en:
-            why = self._bad_enable()
-            self._input(Input.ENABLE if why is None else Input.BAD_ENABLE, why or "")
-        elif old.en and not new.en:
-            # All properties but those of the admin queues go to their defaults (Base 2.1, 3.7.2).
-            registers.cc = CC.pack(shn=new.shn)
-            registers.interrupt_mask = 0
-            self._input(Input.DISABLE)
-        if new.shn in (CC_SHN_NORMAL, CC_SHN_ABRUPT) and old.shn != new.shn:
-            self._input(Input.SHUTDOWN)
-        elif old.shn and not new.shn:
-            self._input(Input.RESUME)
-
-    def _bad_enable(self) -> str | None:
-        registers = self.registers
-        why = bad_enable(self.config, registers.cc, registers.aqa)
-        if why is None:
-            sizes = AQA.unpack(registers.aqa)
-            try:
-                self.memory.find(registers.asq, (sizes.asqs_z + 1) * SQE_SIZE)
-                self.memory.find(registers.acq, (sizes.acqs_z + 1) * CQE_SIZE, True)
-            except DmaError as error:
-                why = f"an admin queue is outside host memory: {error}"
-        return why
-
-    # -- the state machine's actions ------------------------------------------------------------------------
-
-    def _input(self, what: Input, why: str = "") -> None:
-        """Take the transition that the table names, if it names one."""
-        found = TRANSITIONS.get((self.state, what))
-        if found is None:
-            return
-        self.registers.state, action = found
-        self.posting = self.state in _POSTING
-        self.registers.paused = False
-        self._note(f"{self.state.value} ({why or what.value})")
-        self._state_delay_ns = self._state_deadline_ns = None
-        if action is Action.START:
-            self.page_size = self.registers.page_size
-            self.arbiter.weighted = CC["ams"].extract(self.registers.cc) == CC_AMS_WRR
-            self._start_timer(self.config.ready_ns)
-        elif action is Action.OPEN:
-            self._open_admin_queues()
-        elif action is Action.RESET:
-            self._reset(what)
-        elif action is Action.SHUT:
-            self.running = False
-            abrupt = CC["shn"].extract(self.registers.cc) == CC_SHN_ABRUPT
-            self._start_timer(0 if abrupt else self.config.shutdown_ns)
-        elif action is Action.FLUSH:
-            self._flush_media()
-        elif action is Action.HALT:
-            self.running = False
-
-    def _start_timer(self, delay_ns: int) -> None:
-        if delay_ns:
-            self._state_delay_ns = delay_ns
-        else:
-            self._input(Input.TIMER)
-
-    def _state_timer(self) -> None:
-        if self._state_delay_ns is not None:
-            self._state_deadline_ns = self.now_ns + self._state_delay_ns
-            self._state_delay_ns = None
-        elif self._state_deadline_ns is not None and self._state_deadline_ns <= self.now_ns:
-            self._state_deadline_ns = None
-            self._input(Input.TIMER)
-
-    def _open_admin_queues(self) -> None:
-        sizes = AQA.unpack(self.registers.aqa)
-        try:
-            self.rings.open_admin(
-                self.registers.asq, sizes.asqs_z + 1, self.registers.acq, sizes.acqs_z + 1
-            )
-        except DmaError as error:
-            self.fail(f"an admin queue is outside host memory: {error}")
-            return
-        self.running = True
-        self.subsystem.in_use()
-
-    def _reset(self, what: Input) -> None:
-        """Controller Level Reset (Base 2.1, 3.7.2): no queues, no commands, features back to saved."""
-        self.running = False
-        self._drop_commands()
-        self.arbiter.clear()
-        self.rings.clear()
-        if self.shadow is not None:
-            self.shadow.close()
-            self.shadow = None
-        self.coalescer.reset()
-        self.interrupts.reset()
-        self.features.reset(self.now_ns)
-        self.events.reset()
-        self.error_log.reset()
-        self.ana.reset()
-        self.endurance.reset()
-        self.logs.reset()
-        self.power.reset()
-        self.lba_alerts.reset()
-        self.subsystem.controller_reset(self, what is Input.SUBSYSTEM_RESET)
-        self.apply_features()
-        if what is Input.SUBSYSTEM_RESET:
-            self.registers.reset_subsystem()
-            if self.latency is not None:
-                self.latency.reset()
-        elif self.state is State.RESETTING:
-            self._start_timer(self.config.reset_ns)
-
-    def _flush_media(self) -> None:
-        for namespace in self.namespaces.values():
-            try:
-                namespace.media.flush()
-            except OSError as error:
-                self.counters.media_errors += 1
-                self._note(f"flushing namespace {namespace.nsid} at shutdown failed: {error}")
-        self.subsystem.shut_down()
-
-    def _note(self, what: str) -> None:
+    def note(self, what: str) -> None:
         emit = self.trace.emit
         if emit is not None:
             emit(ControllerState(self.now_ns, what))

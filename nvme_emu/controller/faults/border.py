@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nvme_emu.controller.lifecycle_actions import Lifecycle
 from nvme_emu.controller.pcie.lifecycle import State
 from nvme_emu.core.faults.effects import DoorbellEffect, InterruptEffect, RegisterEffect, StallEffect
 from nvme_emu.spec.registers import CSTS_PP, Reg
@@ -157,7 +158,7 @@ class Border:
             if found[1].ns is None:
                 return
             delay_ns += found[1].ns
-        type(self._ctrl)._start_timer(self._ctrl, delay_ns)
+        Lifecycle.start_timer(self._ctrl.lifecycle, delay_ns)
 
     def raise_vector(self, vector: int) -> None:
         """A message is due: it is lost, or comes late."""

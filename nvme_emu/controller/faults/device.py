@@ -96,7 +96,7 @@ class Device:
 
     def _reset(self, nssro: bool) -> None:
         """Everything that a subsystem reset loses, told in CSTS.NSSRO or not."""
-        self._ctrl._input(Input.SUBSYSTEM_RESET)
+        self._ctrl.lifecycle.take(Input.SUBSYSTEM_RESET)
         if not nssro:
             self._ctrl.registers.nssro = 0
         self.paused_until_ns = 0

@@ -7,7 +7,7 @@ controller object (`FaultUnit._reach`) only while an armed rule needs them, and 
     any                 mmio_read, mmio_write, ring_sq, ring_cq, doorbell_sq, doorbell_cq, step, next_deadline
     command             run_turn and _post
     interrupt           interrupts.raise_vector
-    enable … shutdown   _start_timer
+    enable … shutdown   lifecycle.start_timer
 
 Time and randomness come in from outside, so that a run is a function of the seed on any clock.
 """
@@ -258,7 +258,7 @@ class FaultUnit:
         self._place(ctrl, "_post", completions.post, bool(active["command"]) or completions.busy)
         self._place(ctrl.interrupts, "raise_vector", border.raise_vector, bool(active["interrupt"]))
         stalls = any(active[on] for on in _TRANSITIONS)
-        self._place(ctrl, "_start_timer", border.start_timer, stalls)
+        self._place(ctrl.lifecycle, "start_timer", border.start_timer, stalls)
         # The compiled core knows nothing of replaced methods: it stays away while there are any.
         ctrl.faults = self if self._replaced else None
         # Plans, holds and pauses end without a call to here: look again after the next step.

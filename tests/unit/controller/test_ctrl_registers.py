@@ -289,7 +289,7 @@ def test_state_table_each_pair_goes_where_it_says_or_stays(state: State, what: I
     host = RawHost(config=ControllerConfig(ready_ns=1, reset_ns=1, shutdown_ns=1))
     host.set_admin()
     host.ctrl.registers.state = state
-    host.ctrl._input(what)
+    host.ctrl.lifecycle.take(what)
     expected, _ = TRANSITIONS.get((state, what), (state, Action.NOTHING))
     assert host.ctrl.state is expected
     rdy, shst, cfs = OUTPUTS[expected]
