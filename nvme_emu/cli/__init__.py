@@ -25,7 +25,7 @@ __all__ = ["LazyGroup", "cli", "main"]
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare": ("nvme_emu.cli.compare", "compare", "Compare sync with async transfer, with a verdict."),
     "run": ("nvme_emu.cli.run", "run", "Run a fio job file on an emulated SSD."),
-    "serve": ("nvme_emu.cli.serve", "serve", "Serve SSDs to virtual machines (vfio-user)."),
+    "serve": ("nvme_emu.cli.serve", "serve", "Serve SSDs to virtual machines (vfio-user) and to NVMe/TCP hosts."),
     "top": ("nvme_emu.cli.top", "top", "Look at a workload, a running SSD or a trace as it goes."),
     "faults": ("nvme_emu.cli.faults", "faults", "Check files of fault rules."),
     "ctl": ("nvme_emu.cli.ctl", "ctl", "Ask or change a running SSD over its --rpc socket."),
