@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kworker import KthreadWorker, Runtime
+    from nvme_emu.machine_snapshot import Snapshot
     from nvme_emu.observe.checker import Checker
 
 __all__ = ["Machine", "MachineConfig", "open"]
@@ -189,21 +190,36 @@ class Machine:
     ``config`` what it was made from.
     """
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, *, snapshot: Snapshot | None = None) -> None:
+        """``snapshot`` is what the SSD begins as, in the place of what ``config`` says of it."""
         self.config = config
         self.trace = TraceHub()
         profile = config.profile
         self.profile = profile if isinstance(profile, DeviceProfile) else load_profile(profile)
         self._closing = contextlib.ExitStack()
-        self._shutting_down = False
+        self._device = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             interrupted.watch(self)
             undo.callback(interrupted.unwatch, self)
-            self.media = self._open_media(undo)
+            self.media = self._open_media(snapshot)
+            undo.callback(self._close_media)
             self.runtime = self._make_runtime(undo)
+            undo.callback(self._unplug)
+            self._plug_in(snapshot)
+            self._closing = undo.pop_all()
+
+    def _unplug(self) -> None:
+        device, self._device = self._device, contextlib.ExitStack()
+        device.close()
+
+    def _plug_in(self, snapshot: Snapshot | None) -> None:
+        """A device over the media, and the drivers of its hosts."""
+        config = self.config
+        self._shutting_down = False
+        with contextlib.ExitStack() as undo:
             self.memory = HostMemory()
-            self.controller = self._make_controller()
-            self._keep_pmr(undo)
+            self.controller = self._make_controller(snapshot)
+            self._keep_pmr(undo, snapshot)
             self.port = InprocTransport(self.controller, self.memory, self.runtime)
             self.checker = self._make_checker(undo)
             self.faults = Faults(self.controller, self.port, self.runtime, config.seed)
@@ -211,7 +227,7 @@ class Machine:
             self._attach()
             undo.callback(self._shut_down)
             self.hosts: tuple[Machine | FurtherHost, ...] = (self, *self._make_further_hosts(undo))
-            self._closing = undo.pop_all()
+            self._device = undo.pop_all()
 
     def _attach(self) -> None:
         config = self.config
@@ -253,21 +269,61 @@ class Machine:
         self.driver.shutdown()
         self._attach()
 
-    def _open_media(self, undo: contextlib.ExitStack) -> list[Media]:
+    def snapshot(self) -> Snapshot:
+        """A copy of the SSD as it is now, in memory, of which further machines are made (`Snapshot.open`).
+
+        A copy is the SSD after a clean power cycle: docs/image.md says what lasts. NvmeError (EBUSY) while commands are
+        outstanding, MediaError where there is no memory for it.
+        """
+        from nvme_emu.machine_snapshot import take
+
+        return take(self)
+
+    def fork(self, **options: Any) -> Machine:
+        """A further machine, with a copy of the SSD as it is now: `snapshot` and `Snapshot.open` in one."""
+        with self.snapshot() as taken:
+            return taken.open(**options)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a snapshot: a new controller, a new driver, new namespaces and fault rules, on the same runtime.
+
+        What the old ones have not ended ends with an error. ValueError for a machine with an image file, which keeps
+        what it has, and for a snapshot of another size.
+        """
+        from nvme_emu.machine_snapshot import check_fits
+
+        check_fits(self, snapshot)
+        media = snapshot.media(self.config)
+        try:
+            for host in self.hosts:
+                host.driver.recovery.kill()
+            self._unplug()
+        finally:
+            self._close_media()
+            self.media = [media]
+        self._plug_in(snapshot)
+
+    def _open_media(self, snapshot: Snapshot | None) -> list[Media]:
         config = self.config
+        if snapshot is not None:
+            return [snapshot.media(config)]
         nbytes = None if config.size is None else parse_size(config.size)
         if config.image is None:
             whole = nbytes if nbytes is not None else parse_size(DEFAULT_SIZE)
             media = [open_media(None, whole // config.namespaces) for _ in range(config.namespaces)]
         else:
             media = [open_media(config.image, nbytes, lba_size=config.lba_size)]
-        for one in media:
-            undo.callback(one.close)
         return media
 
-    def _keep_pmr(self, undo: contextlib.ExitStack) -> None:
+    def _close_media(self) -> None:
+        for one in self.media:
+            one.close()
+
+    def _keep_pmr(self, undo: contextlib.ExitStack, snapshot: Snapshot | None) -> None:
         """The Persistent Memory Region of a device with an image is kept beside it."""
         pmr = self.controller.buffers.pmr
+        if pmr is not None and snapshot is not None:
+            pmr.view[:] = snapshot.pmr
         if pmr is not None and self.config.image is not None:
             store = PmrFile(pmr_path(self.config.image), pmr.nbytes)
             undo.callback(store.close)
@@ -330,7 +386,7 @@ class Machine:
         if emit is not None:
             emit(Kworker(self.runtime.now_ns, what, args))
 
-    def _make_controller(self) -> Controller:
+    def _make_controller(self, snapshot: Snapshot | None) -> Controller:
         config = self.config
         rng = random.Random(config.seed)
         latency = None if self.profile.instant else LatencyModel(self.profile, rng)
@@ -344,11 +400,15 @@ class Machine:
         )
         namespaces = [
             DeviceNamespace(
-                nsid, media, config.lba_size, identity=f"{controller_config.sn}/{config.seed}", zoned=zoned
+                nsid,
+                media,
+                config.lba_size,
+                identity=f"{controller_config.sn}/{config.seed}",
+                zoned=None if snapshot is not None else zoned,
             )
             for nsid, media in enumerate(self.media, 1)
         ]
-        if isinstance(config.metadata, MetadataConfig):
+        if isinstance(config.metadata, MetadataConfig) and snapshot is None:
             for namespace in namespaces:
                 config.metadata.apply(namespace)
         return Controller(

@@ -10,6 +10,7 @@ called twice.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,10 @@ class Media(ABC):
     def allocated_bytes(self) -> int:
         """How many bytes the medium holds storage for; what was never written may cost nothing."""
         return self.nbytes
+
+    def written(self) -> Iterator[tuple[int, int]]:
+        """(offset, bytes) of what may hold anything but zeroes, ascending: for who copies it."""
+        yield 0, self.nbytes
 
     # -- many rows of one length --------------------------------------------------------------------------
 

@@ -21,13 +21,14 @@ import mmap
 import os
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
 
 from nvme_emu.core.memory import ByteArray
 from nvme_emu.media.base import Buffer, Media, MediaError, Offsets
+from nvme_emu.media.pages import Run, data_runs
 from nvme_emu.media.ram import read_rows
 from nvme_emu.media.system import System
 from nvme_emu.media.trailer import (
@@ -306,6 +307,10 @@ class ImageMedia(Media):
     def allocated_bytes(self) -> int:
         """What the file system says it has given to the file (it may decide late), without what a new image has."""
         return max(0, min(self.nbytes, self._system.allocated(self._fd) - 2 * TRAILER_BYTES))
+
+    def written(self) -> Iterator[Run]:
+        """What is no hole of the file."""
+        return data_runs(self._fd, 0, self.nbytes)
 
     def read_rows(self, rows: Offsets, row_nbytes: int, out: ByteArray) -> None:
         self._row_buffer(rows, row_nbytes, out)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from nvme_emu.core.memory import ByteArray, anonymous_array
 from nvme_emu.media.base import Buffer, Media, Offsets, check_size, first_difference
+from nvme_emu.media.pages import Run, touched_pages, true_runs
 
 __all__ = ["RamMedia"]
 
@@ -23,9 +27,12 @@ class RamMedia(Media):
         """Raises ValueError for a size below 1 and OSError (ENOMEM) where the system refuses it."""
         check_size(nbytes)
         self.nbytes = nbytes
-        self._flat: ByteArray = anonymous_array(nbytes)
+        self._flat: ByteArray = self._map(nbytes)
         self.array = self._flat
         self._view = memoryview(self._flat)  # type: ignore[arg-type]
+
+    def _map(self, nbytes: int) -> ByteArray:
+        return anonymous_array(nbytes)
 
     def read_into(self, offset: int, out: memoryview) -> None:
         end = offset + len(out)
@@ -48,6 +55,16 @@ class RamMedia(Media):
 
     def flush(self) -> None:
         """Nothing to do: memory is as durable as it gets."""
+
+    def written(self) -> Iterator[Run]:
+        """The pages that were touched; everything where the system does not tell."""
+        pages = touched_pages(self._flat)
+        if pages is None:
+            yield 0, self.nbytes
+            return
+        for first, count in true_runs(pages):
+            start = first * mmap.PAGESIZE
+            yield start, min(self.nbytes, start + count * mmap.PAGESIZE) - start
 
     def close(self) -> None:
         self.nbytes = 0

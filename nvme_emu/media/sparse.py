@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import mmap
+from collections.abc import Iterator
 
 import numpy as np
 
 from nvme_emu.core.memory import ByteArray, map_anonymous
 from nvme_emu.media.base import Buffer, Media, MediaError, Offsets, check_size, first_difference
+from nvme_emu.media.pages import Run, true_runs
 from nvme_emu.media.ram import read_rows, void_rows, write_rows
 
 __all__ = ["SparseMedia"]
 
 PAGE = 4096
 PAGE_SHIFT = 12
+MARKS_AT_ONCE = 1 << 20
 
 # The bytes themselves are one anonymous mapping without reserved swap and without huge pages: the system
 # gives 4 KiB a touched page and takes them back on MADV_DONTNEED (measured: a mapped TiB adds nothing to the
@@ -36,7 +39,7 @@ class SparseMedia(Media):
         self.nbytes = nbytes
         pages = -(-nbytes // PAGE)
         try:
-            self._mapping, self._start = map_anonymous(nbytes, huge=False, sparse=True)
+            self._mapping, self._start = self._map(nbytes)
             self._present_mapping, self._present_start = map_anonymous(pages, huge=False, sparse=True)
         except (OSError, OverflowError) as error:
             raise MediaError(
@@ -51,6 +54,9 @@ class SparseMedia(Media):
         )
         self._present_view = memoryview(self._present)  # type: ignore[arg-type]
         self._pages_present = 0
+
+    def _map(self, nbytes: int) -> tuple[mmap.mmap, int]:
+        return map_anonymous(nbytes, huge=False, sparse=True)
 
     def read_into(self, offset: int, out: memoryview) -> None:
         nbytes = len(out)
@@ -146,6 +152,13 @@ class SparseMedia(Media):
         stored = np.empty(len(expected), np.uint8)
         self.read_into(offset, memoryview(stored))  # type: ignore[arg-type]
         return first_difference(stored, expected)
+
+    def written(self) -> Iterator[Run]:
+        """The pages that are present."""
+        for at in range(0, len(self._present), MARKS_AT_ONCE):
+            for first, count in true_runs(self._present[at : at + MARKS_AT_ONCE].view(np.bool_)):
+                start = at + first << PAGE_SHIFT
+                yield start, min(self.nbytes, start + (count << PAGE_SHIFT)) - start
 
     def allocated_bytes(self) -> int:
         return min(self.nbytes, self._pages_present * PAGE)

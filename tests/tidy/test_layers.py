@@ -36,8 +36,8 @@ def room_of(path: Path) -> str:
 
 
 def room_called(name: str) -> str:
-    """The assembler is one room in several files: machine.py, further hosts, and devices elsewhere."""
-    return "machine" if name in ("machine_host", "machine_remote", "machine_vfio_user") else name
+    """The assembler is one room in several files: machine.py, further hosts, devices elsewhere, and copies."""
+    return "machine" if name in ("machine_host", "machine_remote", "machine_snapshot", "machine_vfio_user") else name
 
 
 def imported_modules(path: Path) -> list[str]:
