@@ -59,4 +59,4 @@ def test_page_works_as_it_stands(tmp_path: Path) -> None:
                 assert_shows(output, expected, line)
                 commands += 1
             line, expected = entry.removeprefix("$").strip(), []
-    assert (files, commands) == (7, 7)
+    assert (files, commands) == (8, 8)
