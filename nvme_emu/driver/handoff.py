@@ -64,6 +64,7 @@ class InlinePumpPath(PumpPath):
         if not lock.try_acquire():
             return False
         answer = -1
+        raised = False
         try:
             if self._is_busy():
                 return False
@@ -74,8 +75,14 @@ class InlinePumpPath(PumpPath):
             else:
                 pair.prepare(rq)
                 pair.commit()
+        except BaseException:
+            # A doorbell raised (a checker's CheckError), and kept the message of what the device has answered.
+            raised = True
+            raise
         finally:
             lock.release()
+            if raised:
+                self.interrupt()
         if answer == ANSWERED:
             if rq._status:
                 rq.done = False

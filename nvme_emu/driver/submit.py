@@ -327,15 +327,20 @@ class SyncPath(CallerPath):
             return
         rq._path = self
         answer = DELAYED
-        with self.ring_lock:
-            idle = self._reaping.try_acquire()
-            if idle:
-                try:
-                    idle = not pair.outstanding and bool(pair.tags.free) and not self.gate
-                    if idle:
-                        answer = pair.exchange(rq)
-                finally:
-                    self._reaping.release()
+        try:
+            with self.ring_lock:
+                idle = self._reaping.try_acquire()
+                if idle:
+                    try:
+                        idle = not pair.outstanding and bool(pair.tags.free) and not self.gate
+                        if idle:
+                            answer = pair.exchange(rq)
+                    finally:
+                        self._reaping.release()
+        except BaseException:
+            # A doorbell raised (a checker's CheckError), and kept the message of what the device has answered.
+            self.interrupt()
+            raise
         if not idle:
             self.submit(rq)
             return

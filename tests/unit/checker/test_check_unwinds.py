@@ -48,6 +48,21 @@ def test_doorbell_that_raises_leaves_no_lock(clock: str, call: Callable[[Any], N
 
 
 @pytest.mark.parametrize("clock", ["virtual", "wall"])
+@pytest.mark.parametrize("worker", [None, "inline", "pump"])
+def test_close_after_a_command_that_raised_waits_for_nothing(clock: str, worker: str | None) -> None:
+    options = {"mode": "sync"} if worker is None else {"mode": "async", "worker": worker}
+    ssd = nvme_emu.open(size="8M", zoned="zone_size=4M", clock=clock, check="error", **options)
+    started_ns = ssd.runtime.now_ns
+    with pytest.raises(CheckError):
+        try:
+            ssd.namespaces[1].write(100, bytes(512))  # not at the write pointer
+        finally:
+            ssd.close()
+    assert ssd.driver.state.value == "dead"
+    assert ssd.runtime.now_ns - started_ns < 20_000_000_000
+
+
+@pytest.mark.parametrize("clock", ["virtual", "wall"])
 def test_shutdown_comes_to_its_end_before_the_checker_speaks(clock: str) -> None:
     ssd = nvme_emu.open(size="1M", mode="async", clock=clock, check="error")
     workers = list(ssd.workers)
