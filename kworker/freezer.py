@@ -53,13 +53,13 @@ def kthread_freezable_should_stop() -> tuple[bool, bool]:
 def _refrigerator(task: TaskStruct, check_stop: bool) -> bool:
     runtime = task.runtime
     was_frozen = False
-    task.waiting_on = "thaw"
     try:
         while True:
             runtime.prepare(task, TASK_FROZEN if not check_stop else TASK_FROZEN | 1)
             if not runtime.freezing or (check_stop and kthread_should_stop()):
                 return was_frozen
             was_frozen = True
+            task.waiting_on = "thaw"
             # A freeze that a stop may end is no trap for kthread_stop, so only the other one shows.
             task.frozen = not check_stop
             runtime.schedule()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +13,12 @@ import pytest
 
 from nvme_emu.testing import CDriver, CDriverError, RawDevice, RawDeviceError
 
+COMPILER = shlex.split(os.environ.get("CC") or "cc")[0]
+needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"there is no C compiler ({COMPILER})")
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "c_driver"
 
 
+@needs_compiler
 def test_example_passes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-c", "/dev/null", EXAMPLE],
@@ -32,6 +38,7 @@ def build(device: RawDevice, tmp_path: Path, body: str, cdef: str) -> CDriver:
     return CDriver(device, sources=[source], cdef=cdef, build_dir=tmp_path)
 
 
+@needs_compiler
 def test_source_with_an_error_shows_the_compiler_s_words(tmp_path: Path) -> None:
     with RawDevice(size="1M") as device, pytest.raises(CDriverError, match=r"does not compile:[^$]*nonsense"):
         build(device, tmp_path, "nonsense", "")
@@ -42,6 +49,7 @@ def test_source_that_is_not_there_is_named() -> None:
         CDriver(device, sources=["no.c"], cdef="")
 
 
+@needs_compiler
 def test_function_that_is_not_there_is_named(tmp_path: Path) -> None:
     with RawDevice(size="1M") as device:
         driver = build(device, tmp_path, "int here(void) { return 7; }", "int here(void); int gone(void);")
@@ -50,6 +58,7 @@ def test_function_that_is_not_there_is_named(tmp_path: Path) -> None:
             driver.call("gone")
 
 
+@needs_compiler
 def test_misuse_in_c_raises_in_the_test_and_reads_all_ones(tmp_path: Path) -> None:
     body = "uint32_t peek(struct nvme_bridge *bus) { return bus->read32(bus, 3); }"
     with RawDevice(size="1M") as device:
@@ -58,6 +67,7 @@ def test_misuse_in_c_raises_in_the_test_and_reads_all_ones(tmp_path: Path) -> No
             driver.call("peek", driver.bus)
 
 
+@needs_compiler
 @pytest.mark.parametrize("clock", ["wall", "virtual"])
 def test_handler_in_c_is_called_by_the_interrupt(tmp_path: Path, clock: str) -> None:
     body = """
