@@ -77,7 +77,7 @@ def first_ask(asker: Callable[[FrameType | None], bool | None]) -> None:
 def watch(owner: object) -> None:
     """Take care of Ctrl-C until `unwatch(owner)`, where nobody else does. Only the main thread can ask for it."""
     if threading.current_thread() is threading.main_thread():
-        if not _watchers and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, interrupted)
         _watchers.add(owner)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ def ctrl_c(*_: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def handler() -> Iterator[None]:
-    """Python's own handler before, and after."""
-    gc.collect()  # machines of earlier tests that nobody has closed
+def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python's own handler before, and after; machines that earlier tests have left open do not count."""
+    monkeypatch.setattr(interrupted, "_watchers", WeakSet())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     left = signal.signal(signal.SIGINT, before)

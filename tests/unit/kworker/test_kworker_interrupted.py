@@ -7,17 +7,20 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 
 import kworker
 import nvme_emu
+from kworker import interrupted as interrupted_module
 from kworker.interrupted import interrupted
 
 
 @pytest.fixture(autouse=True)
-def handler() -> Iterator[None]:
-    """Python's own handler before, and after."""
+def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python's own handler before, and after; machines that earlier tests have left open do not count."""
+    monkeypatch.setattr(interrupted_module, "_watchers", WeakSet())
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     left = signal.signal(signal.SIGINT, before)
@@ -120,3 +123,12 @@ def test_machine_works_on_and_closes_wherever_ctrl_c_has_been(mode: str, profile
             met = nth.met
         n += max(7, n // 10)
     assert n > 50
+
+
+def test_simulation_is_watched_though_somebody_left_a_machine_open() -> None:
+    left_open = kworker.SimRuntime()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with kworker.SimRuntime():
+        assert signal.getsignal(signal.SIGINT) is interrupted
+    left_open.close()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
