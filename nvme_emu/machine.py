@@ -30,7 +30,7 @@ from nvme_emu.core.faults import load_rules
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import Kworker, TraceHub
 from nvme_emu.core.units import parse_size
-from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver, RecoveryConfig
+from nvme_emu.driver import DriverConfig, HostModel, Namespace, NvmeDriver
 from nvme_emu.machine_host import FurtherHost
 from nvme_emu.media import Media, PmrFile, open_media, pmr_path
 from nvme_emu.observe.faults import Faults
@@ -163,21 +163,7 @@ class MachineConfig:
 
     def driver_config(self) -> DriverConfig:
         """The part that the driver works by."""
-        return DriverConfig(
-            mode=self.mode,
-            worker=self.worker,
-            poll_ns=self.poll_ns,
-            queues=self.queues,
-            depth=self.depth,
-            poison=self.poison,
-            use_cmb_sqes=self.use_cmb_sqes,
-            sgl_threshold=self.sgl_threshold,
-            max_segment_size=self.max_segment_size,
-            host=self.host,
-            recovery=RecoveryConfig(
-                io_timeout=self.io_timeout, admin_timeout=self.admin_timeout, max_retries=self.max_retries
-            ),
-        )
+        return DriverConfig.of(self)
 
 
 class Machine:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nvme_emu.controller import Controller
 from nvme_emu.core.memory import HostMemory
 from nvme_emu.core.trace import TraceHub
 from nvme_emu.transports import InprocTransport
@@ -34,17 +33,12 @@ class FurtherHost:
         first = machine.controller
         self.trace = TraceHub()
         self.memory = HostMemory()
-        self.controller = Controller(
-            replace(first.config, cntlid=first.config.cntlid + number, port=first.config.port + number),
+        self.controller = first.sibling(
+            cntlid=first.config.cntlid + number,
+            port=first.config.port + number,
             memory=self.memory,
-            subsystem=first.subsystem,
-            latency=first.latency,
             trace=self.trace,
-            rng=first.rng,
-            counters=first.counters,
         )
-        if first.latency is not None:
-            first.latency.trace = machine.trace
         self.port = InprocTransport(self.controller, self.memory, machine.runtime, lock=machine.port.lock)
         self.port.attend()
         self.driver = machine.config.driver_class(

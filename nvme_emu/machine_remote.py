@@ -17,7 +17,7 @@ from nvme_emu import machine_vfio_user
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.tls_psk import TlsKey
 from nvme_emu.core.trace import TraceHub
-from nvme_emu.driver import DriverConfig, HostModel, RecoveryConfig
+from nvme_emu.driver import DriverConfig, HostModel
 from nvme_emu.driver.fabrics import FabricsDriver, FabricsHost
 from nvme_emu.machine import Machine
 from nvme_emu.observe.pcap import Capture
@@ -87,21 +87,7 @@ class RemoteConfig:
 
     def driver_config(self) -> DriverConfig:
         """The part that the driver works by."""
-        recovery = RecoveryConfig(
-            io_timeout=self.io_timeout,
-            admin_timeout=self.admin_timeout,
-            max_retries=self.max_retries,
-            reconnect_delay=self.reconnect_delay,
-            ctrl_loss_tmo=self.ctrl_loss_tmo,
-        )
-        return DriverConfig(
-            mode=self.mode,
-            worker=self.worker,
-            queues=self.queues,
-            depth=self.depth,
-            host=self.host,
-            recovery=recovery,
-        )
+        return DriverConfig.of(self)
 
 
 class RemoteMachine(Machine):

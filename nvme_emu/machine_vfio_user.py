@@ -15,7 +15,7 @@ import kworker
 from kworker import interrupted
 from nvme_emu.core.errors import NvmeError
 from nvme_emu.core.trace import TraceHub
-from nvme_emu.driver import CtrlState, DriverConfig, HostModel, NvmeDriver, RecoveryConfig
+from nvme_emu.driver import CtrlState, DriverConfig, HostModel, NvmeDriver
 from nvme_emu.machine import Machine
 from nvme_emu.transports.vfio_user_client import VfioUserPort
 
@@ -55,18 +55,7 @@ class VfioUserConfig:
 
     def driver_config(self) -> DriverConfig:
         """The part that the driver works by."""
-        return DriverConfig(
-            mode=self.mode,
-            worker=self.worker,
-            poll_ns=self.poll_ns,
-            queues=self.queues,
-            depth=self.depth,
-            poison=self.poison,
-            host=self.host,
-            recovery=RecoveryConfig(
-                io_timeout=self.io_timeout, admin_timeout=self.admin_timeout, max_retries=self.max_retries
-            ),
-        )
+        return DriverConfig.of(self)
 
 
 class VfioUserMachine(Machine):

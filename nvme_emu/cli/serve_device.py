@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nvme_emu.controller import Controller, ControllerConfig, Namespace
@@ -154,17 +154,7 @@ class ServedPort:
         self._device = device
         self.trace = TraceHub()
         self.memory = HostMemory()
-        self.controller = Controller(
-            replace(first.config, cntlid=number - 1, port=number),
-            memory=self.memory,
-            subsystem=first.subsystem,
-            latency=first.latency,
-            trace=self.trace,
-            rng=first.rng,
-            counters=first.counters,
-        )
-        if first.latency is not None:
-            first.latency.trace = device.trace
+        self.controller = first.sibling(cntlid=number - 1, port=number, memory=self.memory, trace=self.trace)
 
     def summary(self) -> dict[str, object]:
         """What the SSD has done, with what went wrong at this port."""

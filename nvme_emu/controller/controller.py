@@ -17,6 +17,7 @@ that the device is done. Commands in flight are *timed* (they have a completion 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,6 +189,24 @@ class Controller(DeviceState):
         self.apply_features()
         self.subsystem.join(self)
         self.power.reset()
+
+    def sibling(self, *, cntlid: int, port: int, memory: HostMemory, trace: TraceHub) -> Controller:
+        """Another controller of the subsystem, at a port of its own: it shares what is the SSD's."""
+        latency = self.latency
+        told = None if latency is None else latency.trace
+        made = Controller(
+            replace(self.config, cntlid=cntlid, port=port),
+            memory=memory,
+            subsystem=self.subsystem,
+            latency=latency,
+            trace=trace,
+            rng=self.rng,
+            counters=self.counters,
+        )
+        if latency is not None:
+            # What the device model tells of, it goes on telling at the first port.
+            latency.trace = told
+        return made
 
     @property
     def state(self) -> State:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from nvme_emu.driver.host_model import HostModel
 from nvme_emu.driver.recovery import RecoveryConfig
@@ -56,3 +57,12 @@ class DriverConfig:
             raise ValueError(f"max_segment_size={self.max_segment_size}: a multiple of 4096, or 0")
         if not 2 <= self.depth <= 4095:
             raise ValueError(f"depth={self.depth}: 2 to 4095 entries, as io_queue_depth")
+
+    @classmethod
+    def of(cls, options: Any) -> DriverConfig:
+        """What the fields of ``options`` that bear a driver's names say, its ``recovery``'s among them."""
+
+        def said(kind: type) -> dict[str, Any]:
+            return {one.name: getattr(options, one.name) for one in fields(kind) if hasattr(options, one.name)}
+
+        return cls(**said(cls), recovery=RecoveryConfig(**said(RecoveryConfig)))

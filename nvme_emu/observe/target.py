@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from nvme_emu.core.errors import CommandError, NvmeError
 from nvme_emu.observe import management
@@ -25,7 +25,29 @@ from nvme_emu.spec.status import STATUS_CODE_MASK
 if TYPE_CHECKING:
     from nvme_emu.driver import NvmeDriver
 
-__all__ = ["DriverTarget", "LocalTarget", "RpcTarget", "Target", "active_namespaces"]
+__all__ = ["DriverTarget", "LocalTarget", "RpcTarget", "Target", "active_namespaces", "asked", "called"]
+
+_T = TypeVar("_T")
+
+
+def asked(command: Callable[[], _T]) -> _T:
+    """What a driver's command gives. CommandError where the device refuses it."""
+    try:
+        return command()
+    except NvmeError as error:
+        if error.status is None:
+            raise
+        raise CommandError(error.status & STATUS_CODE_MASK) from error
+
+
+def called(client: RpcClient, method: str, **params: Any) -> Any:
+    """What a method of a served SSD gives. CommandError where the device refuses."""
+    try:
+        return client.call(method, **params)
+    except RpcError as error:
+        if error.code == DEVICE_ERROR:
+            raise CommandError(error.data["status"] & STATUS_CODE_MASK) from error
+        raise
 
 
 class Target(Protocol):
@@ -104,12 +126,7 @@ class RpcTarget:
         self._client = client
 
     def _call(self, method: str, **params: Any) -> Any:
-        try:
-            return self._client.call(method, **params)
-        except RpcError as error:
-            if error.code == DEVICE_ERROR:
-                raise CommandError(error.data["status"] & STATUS_CODE_MASK) from error
-            raise
+        return called(self._client, method, **params)
 
     def identify(self, cns: int, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0) -> bytes:
         """See `Target`."""
@@ -168,18 +185,18 @@ class DriverTarget:
     def identify(self, cns: int, nsid: int = 0, csi: int = 0, cntid: int = 0, cnssid: int = 0) -> bytes:
         """See `Target`."""
         more = {"nsid": nsid, "csi": csi, "cntid": cntid, "cnssid": cnssid}
-        return bytes(self._ask(lambda: self._driver.admin.identify(cns, **more)))
+        return bytes(asked(lambda: self._driver.admin.identify(cns, **more)))
 
     def log(self, lid: int, nbytes: int, offset: int = 0, lsp: int = 0, lsi: int = 0) -> bytes:
         """See `Target`."""
         more = {"offset": offset, "lsp": lsp, "lsi": lsi}
-        return bytes(self._ask(lambda: self._driver.admin.get_log_page(lid, nbytes, **more)))
+        return bytes(asked(lambda: self._driver.admin.get_log_page(lid, nbytes, **more)))
 
     def admin(
         self, opcode: int, nsid: int = 0, *, nbytes: int = 0, data: bytes | None = None, **cdws: int
     ) -> tuple[int, bytes]:
         """See `Target`."""
-        dw0, found = self._ask(
+        dw0, found = asked(
             lambda: self._driver.admin.execute(opcode, nsid=nsid, data=data, read_bytes=nbytes, **cdws)
         )
         return dw0, b"" if found is None else found.tobytes()
@@ -198,7 +215,7 @@ class DriverTarget:
         nbytes = 0 if sel == _SELECT_SUPPORTED else _FEATURE_BYTES.get(fid, 0)
         if fid == Fid.HOST_IDENTIFIER:
             cdw11 |= _EXHID  # over fabrics there is no other
-        dw0, data = self._ask(
+        dw0, data = asked(
             lambda: self._driver.admin.execute(
                 AdminOpcode.GET_FEATURES,
                 nsid=nsid,
@@ -216,11 +233,3 @@ class DriverTarget:
                 read = self._driver.port.read64 if width == 8 else self._driver.port.read32
                 return read(start) >> 8 * (offset - start) & (1 << 8 * size) - 1
         return 0
-
-    def _ask(self, command: Callable[[], Any]) -> Any:
-        try:
-            return command()
-        except NvmeError as error:
-            if error.status is None:
-                raise
-            raise CommandError(error.status & STATUS_CODE_MASK) from error

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from nvme_emu.core.errors import CommandError, NvmeError
 from nvme_emu.driver.request import Request
 from nvme_emu.driver.zoned import appended_at
-from nvme_emu.observe.rpc_client import RpcClient, RpcError
-from nvme_emu.observe.rpc_core import DEVICE_ERROR
+from nvme_emu.observe.rpc_client import RpcClient
+from nvme_emu.observe.target import asked, called
 from nvme_emu.spec.commands import get_log_page_dwords
 from nvme_emu.spec.identify import CSI_ZONED, Cns
 from nvme_emu.spec.logs import Lid
 from nvme_emu.spec.opcodes import AdminOpcode, NvmOpcode
-from nvme_emu.spec.status import STATUS_CODE_MASK
 from nvme_emu.spec.zns import CHANGED_ZONE_LIST
 
 if TYPE_CHECKING:
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DriverZones", "RpcZones", "ZonedTarget", "zoned_namespaces"]
 
-_T = TypeVar("_T")
 
 
 class ZonedTarget(Protocol):
@@ -62,7 +58,7 @@ class DriverZones:
 
     def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
         """See `ZonedTarget`."""
-        return bytes(_asked(lambda: self._driver.admin.identify(cns, nsid=nsid, csi=csi)))
+        return bytes(asked(lambda: self._driver.admin.identify(cns, nsid=nsid, csi=csi)))
 
     def receive(self, nsid: int, slba: int, cdw13: int, nbytes: int) -> bytes:
         """See `ZonedTarget`."""
@@ -88,7 +84,7 @@ class DriverZones:
         nbytes = CHANGED_ZONE_LIST.size
         dwords = get_log_page_dwords(Lid.CHANGED_ZONES, nbytes, rae=rae)._asdict()
         execute = self._driver.admin.execute
-        _, data = _asked(lambda: execute(AdminOpcode.GET_LOG_PAGE, nsid=nsid, read_bytes=nbytes, **dwords))
+        _, data = asked(lambda: execute(AdminOpcode.GET_LOG_PAGE, nsid=nsid, read_bytes=nbytes, **dwords))
         return b"" if data is None else data.tobytes()
 
     def _do(self, request: Request, cdw13: int) -> None:
@@ -98,16 +94,7 @@ class DriverZones:
             self._driver.path().submit(request)
             request.wait()
 
-        _asked(wait)
-
-
-def _asked(command: Callable[[], _T]) -> _T:
-    try:
-        return command()
-    except NvmeError as error:
-        if error.status is None:
-            raise
-        raise CommandError(error.status & STATUS_CODE_MASK) from error
+        asked(wait)
 
 
 class RpcZones:
@@ -117,12 +104,7 @@ class RpcZones:
         self._client = client
 
     def _call(self, method: str, **params: Any) -> Any:
-        try:
-            return self._client.call(method, **params)
-        except RpcError as error:
-            if error.code == DEVICE_ERROR:
-                raise CommandError(error.data["status"] & STATUS_CODE_MASK) from error
-            raise
+        return called(self._client, method, **params)
 
     def identify(self, cns: int, nsid: int = 0, csi: int = 0) -> bytes:
         """See `ZonedTarget`."""

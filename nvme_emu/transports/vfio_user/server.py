@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable
 from errno import EADDRINUSE, EMFILE, ENFILE
 
+from nvme_emu.transports.descriptors import received_descriptors
 from nvme_emu.transports.loop import EVENT_READ, EVENT_WRITE, Loop
 from nvme_emu.transports.vfio_user.function import VfioUserFunction
 from nvme_emu.transports.vfio_user.session import MSG_FDS_MAX, Session
@@ -184,7 +185,7 @@ class VfioUserServer:
         except BlockingIOError:
             return True
         self._large = len(data) == size
-        fds = _descriptors(ancillary)
+        fds = received_descriptors(ancillary)
         if flags & socket.MSG_CTRUNC:
             for fd in fds:
                 self._close_fd(fd)
@@ -260,14 +261,6 @@ class VfioUserServer:
         if session is None:
             return None
         return self._greeting_due_ns if session.state is State.NEW else self.function.next_deadline()
-
-
-def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(data[: len(data) // fds.itemsize * fds.itemsize])
-    return list(fds)
 
 
 def _listen(path: str) -> socket.socket:

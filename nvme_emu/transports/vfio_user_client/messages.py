@@ -33,6 +33,7 @@ from nvme_emu.spec.vfio_user import (
     MessageFlag,
     command_name,
 )
+from nvme_emu.transports.descriptors import received_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -175,11 +176,7 @@ class Messages:
 
     def _receive(self) -> bool:
         data, ancillary, _, _ = self._socket.recvmsg(1 << 18, _FDS_ROOM, socket.MSG_CMSG_CLOEXEC)
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(raw[: len(raw) // fds.itemsize * fds.itemsize])
-                self._fds += fds
+        self._fds += received_descriptors(ancillary)
         self._buffer += data
         return bool(data)
 
